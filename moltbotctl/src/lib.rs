@@ -1,0 +1,1 @@
+//! Talks to a running gateway, and hosts a headless node.

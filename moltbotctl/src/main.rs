@@ -1,0 +1,3 @@
+//! The control client's entry point.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Runs: one at a time in a session, a bounded number at once.

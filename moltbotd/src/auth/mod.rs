@@ -1,0 +1,41 @@
+//! Who is connected, and the decision that lets them in.
+
+use moltbot_protocol::{Role, Scopes, handshake::ClientInfo};
+
+/// A peer that passed the handshake.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Identifies the connection.
+    pub conn_id: String,
+    /// What kind of peer it is.
+    pub role: Role,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// Which program it is.
+    pub client: ClientInfo,
+    /// Id of its device key, when it proved one.
+    pub device_id: Option<String>,
+    /// Its address; absent for peers on this host.
+    pub remote_ip: Option<String>,
+}
+
+impl Caller {
+    /// Returns the name under which a node is registered: the id of its device
+    /// key, else the name of its program.
+    #[must_use]
+    pub fn node_id(&self) -> &str {
+        self.device_id.as_deref().unwrap_or(&self.client.id)
+    }
+
+    /// Returns a name for people.
+    #[must_use]
+    pub fn display_name(&self) -> &str {
+        self.client.display_name.as_deref().unwrap_or(&self.client.id)
+    }
+
+    /// Returns whether it is a web chat.
+    #[must_use]
+    pub fn is_webchat(&self) -> bool {
+        &*self.client.mode == "webchat" || &*self.client.id == "webchat-ui"
+    }
+}

@@ -1,0 +1,77 @@
+//! `agents`: who answers.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Who answers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Agents {
+    /// What every agent starts from.
+    pub defaults: AgentDefaults,
+    /// The agents; one named `main` when empty.
+    pub list: Vec<Agent>,
+}
+
+/// What every agent starts from.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentDefaults {
+    /// The model and what replaces it when it fails.
+    pub model: Option<ModelChoice>,
+    /// How many runs may be under way at once.
+    #[schemars(range(min = 1))]
+    pub max_concurrent: usize,
+    /// How long a run may take, in seconds.
+    #[schemars(range(min = 1))]
+    pub timeout_seconds: u64,
+    /// How hard models think.
+    pub thinking_default: Option<String>,
+    /// Whether tools are shown: `off`, `on`, `full`.
+    pub verbose_default: Option<String>,
+}
+
+impl Default for AgentDefaults {
+    fn default() -> Self {
+        Self {
+            model: None,
+            max_concurrent: 4,
+            timeout_seconds: 600,
+            thinking_default: None,
+            verbose_default: None,
+        }
+    }
+}
+
+/// A model, alone or with what replaces it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ModelChoice {
+    /// `provider/model`.
+    One(String),
+    /// The first, and those tried when it fails.
+    Several {
+        /// `provider/model`.
+        primary: Option<String>,
+        /// Tried in this order.
+        #[serde(default)]
+        fallbacks: Vec<String>,
+    },
+}
+
+/// An agent.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Agent {
+    /// Its id: letters, digits, `-` and `_`.
+    pub id: String,
+    /// Whether it answers when nobody else is named.
+    #[serde(default)]
+    pub default: bool,
+    /// Its name for people.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its model.
+    #[serde(default)]
+    pub model: Option<ModelChoice>,
+}

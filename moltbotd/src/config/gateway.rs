@@ -1,0 +1,195 @@
+//! `gateway`: the socket and who may use it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The daemon's socket and who may use it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Gateway {
+    /// TCP port.
+    #[schemars(range(min = 1))]
+    pub port: u16,
+    /// Whether this host runs the gateway or only talks to another one.
+    pub mode: Option<Mode>,
+    /// Which addresses it listens on.
+    pub bind: Bind,
+    /// Address for `bind: "custom"`.
+    pub custom_bind_host: Option<String>,
+    /// Shared secrets.
+    pub auth: GatewayAuth,
+    /// Where `moltbotctl` goes when `mode` is `remote`.
+    pub remote: Remote,
+    /// Addresses of reverse proxies whose forwarding headers count.
+    pub trusted_proxies: Vec<String>,
+    /// Limits of connections.
+    pub limits: Limits,
+    /// How devices are admitted.
+    pub pairing: Pairing,
+    /// The web page's rules.
+    pub control_ui: ControlUi,
+    /// What nodes may be asked.
+    pub nodes: Nodes,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            port: 18789,
+            mode: None,
+            bind: Bind::default(),
+            custom_bind_host: None,
+            auth: GatewayAuth::default(),
+            remote: Remote::default(),
+            trusted_proxies: Vec::new(),
+            limits: Limits::default(),
+            pairing: Pairing::default(),
+            control_ui: ControlUi::default(),
+            nodes: Nodes::default(),
+        }
+    }
+}
+
+/// Whether this host runs the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// It does.
+    Local,
+    /// It only talks to another one.
+    Remote,
+}
+
+/// Which addresses the daemon listens on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Bind {
+    /// This host only.
+    #[default]
+    Loopback,
+    /// The same as loopback.
+    Auto,
+    /// Every address.
+    Lan,
+    /// The tailnet address.
+    Tailnet,
+    /// `customBindHost`.
+    Custom,
+}
+
+/// Shared secrets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayAuth {
+    /// Which secret counts; `password` when only a password is set.
+    pub mode: Option<AuthMode>,
+    /// The token.
+    pub token: Option<String>,
+    /// The password.
+    pub password: Option<String>,
+    /// Most that a client without a device key gets; every operator scope when
+    /// absent.
+    pub shared_secret_scopes: Option<Vec<String>>,
+}
+
+/// Which shared secret counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// The token.
+    #[default]
+    Token,
+    /// The password.
+    Password,
+}
+
+/// Where `moltbotctl` goes when `gateway.mode` is `remote`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Remote {
+    /// WebSocket address.
+    pub url: Option<String>,
+    /// Its token.
+    pub token: Option<String>,
+    /// File that holds its token.
+    pub token_file: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// SHA-256 of its certificate.
+    pub tls_fingerprint: Option<String>,
+    /// `ssh` or `direct`.
+    pub transport: Option<String>,
+    /// `user@host[:port]`.
+    pub ssh_target: Option<String>,
+    /// Private key file.
+    pub ssh_identity: Option<String>,
+}
+
+/// Limits of connections.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Limits {
+    /// Largest frame of an authenticated client, in bytes.
+    pub max_payload: usize,
+    /// Most bytes kept for a client that reads slowly.
+    pub max_buffered_bytes: usize,
+    /// How long a client may take to authenticate, in milliseconds.
+    pub handshake_timeout_ms: u64,
+    /// Most sockets that have not authenticated yet.
+    pub unauthenticated: usize,
+    /// Most of those from one address that is not this host.
+    pub unauthenticated_per_address: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload: 16 * 1024 * 1024,
+            max_buffered_bytes: 1536 * 1024,
+            handshake_timeout_ms: 10_000,
+            unauthenticated: 256,
+            unauthenticated_per_address: 16,
+        }
+    }
+}
+
+/// How devices are admitted.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pairing {
+    /// What happens to a device on this host that knows the shared secret.
+    pub loopback: LoopbackPairing,
+}
+
+/// What happens to a device on this host that knows the shared secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LoopbackPairing {
+    /// It is admitted.
+    #[default]
+    Auto,
+    /// An operator is asked.
+    Ask,
+}
+
+/// The web page's rules.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ControlUi {
+    /// Further origins that may connect.
+    pub allowed_origins: Vec<String>,
+    /// Lets the page in without a device key over plain HTTP.
+    pub allow_insecure_auth: bool,
+    /// Ignores the page's device key.
+    pub dangerously_disable_device_auth: bool,
+}
+
+/// What nodes may be asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Nodes {
+    /// Commands allowed besides those of the platform.
+    pub allow_commands: Vec<String>,
+    /// Commands never allowed.
+    pub deny_commands: Vec<String>,
+}

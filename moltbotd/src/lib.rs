@@ -1,0 +1,40 @@
+//! The Moltbot gateway.
+//!
+//! A message's way through the daemon, one module per step:
+//!
+//! [`net`] (socket, handshake, frames) → [`rpc`] (find, authorize, parse) →
+//! [`methods`] (act) → [`store`] (remember) → [`bus`] (tell everyone).
+//!
+//! A channel's way: [`channels`] (poll, admit, commit to the inbox) →
+//! [`agent`] (lane, model, [`tools`]) → [`store`] (transcript and outbox in one
+//! transaction) → [`channels`] (send, confirm).
+//!
+//! A module may use what stands below it, never what stands above:
+//!
+//! ```text
+//! main · boot
+//! net                 methods
+//!         gateway
+//! agent · sessions · channels · nodes · presence · health
+//! providers · tools · rpc
+//! bus · store · config · auth
+//! logging · paths · lock · shutdown · supervisor · clock
+//! protocol (crate)
+//! ```
+
+pub mod agent;
+pub mod auth;
+pub mod bus;
+pub mod channels;
+pub mod clock;
+pub mod config;
+pub mod gateway;
+pub mod methods;
+pub mod net;
+pub mod nodes;
+pub mod paths;
+pub mod providers;
+pub mod rpc;
+pub mod sessions;
+pub mod store;
+pub mod tools;

@@ -1,0 +1,5 @@
+//! `agents.list`, `agent.identity.get`
+
+use crate::{gateway::Gateway, rpc::Router};
+
+pub(super) fn register(_router: &mut Router<Gateway>) {}

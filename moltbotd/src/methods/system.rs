@@ -1,0 +1,5 @@
+//! `system-presence`, `system-event`, `last-heartbeat`
+
+use crate::{gateway::Gateway, rpc::Router};
+
+pub(super) fn register(_router: &mut Router<Gateway>) {}

@@ -1,0 +1,1 @@
+//! Sockets: accept, handshake, then one reader and one writer per client.

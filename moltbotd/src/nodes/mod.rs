@@ -1,0 +1,1 @@
+//! Connected nodes and the calls made to them.

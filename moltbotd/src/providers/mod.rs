@@ -1,0 +1,200 @@
+//! Model servers: a prompt goes in, a stream of text and tool calls comes out.
+
+pub mod echo;
+pub mod hosted;
+
+use std::{fmt, pin::Pin};
+
+use futures_util::Stream;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// A model, written `provider/model`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// Key in `models.providers`, or the name of a known provider.
+    pub provider: String,
+    /// Id of the model at the provider; may hold further slashes.
+    pub model: String,
+}
+
+impl ModelRef {
+    /// Parses `provider/model`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (provider, model) = text.trim().split_once('/')?;
+        let full = !provider.is_empty() && !model.is_empty();
+        full.then(|| Self { provider: provider.to_owned(), model: model.to_owned() })
+    }
+}
+
+impl fmt::Display for ModelRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.provider, self.model)
+    }
+}
+
+/// What a model is asked.
+#[derive(Clone, Debug, Default)]
+pub struct Prompt {
+    /// Who the assistant is and what it may do.
+    pub system: String,
+    /// The conversation, oldest first.
+    pub turns: Vec<Turn>,
+    /// The tools it may call.
+    pub tools: Vec<ToolSpec>,
+    /// How hard it should think: `off`, `minimal`, `low`, `medium`, `high`.
+    pub thinking: Option<String>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Turn {
+    /// What a person wrote.
+    User {
+        /// The text.
+        text: String,
+        /// Pictures and files.
+        attachments: Vec<Media>,
+    },
+    /// What the model wrote.
+    Assistant {
+        /// The text, perhaps empty.
+        text: String,
+        /// Tools it called.
+        calls: Vec<ToolCall>,
+    },
+    /// What a tool answered.
+    Tool {
+        /// Id of the call.
+        call_id: String,
+        /// Name of the tool.
+        name: String,
+        /// The answer.
+        text: String,
+        /// Whether it failed.
+        is_error: bool,
+    },
+}
+
+/// A picture or file for the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Media {
+    /// What it is.
+    pub mime: String,
+    /// Its name for people.
+    pub file_name: Option<String>,
+    /// Its bytes.
+    pub data: Vec<u8>,
+}
+
+/// A tool as the model sees it.
+#[derive(Clone, Debug)]
+pub struct ToolSpec {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub description: String,
+    /// JSON Schema of its arguments.
+    pub schema: Value,
+}
+
+/// A call the model makes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ToolCall {
+    /// Identifies the call within the run.
+    pub id: String,
+    /// Name of the tool.
+    pub name: String,
+    /// Its arguments.
+    pub arguments: Value,
+}
+
+/// A piece of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Chunk {
+    /// Further text.
+    Text(String),
+    /// Further reasoning, not part of the answer.
+    Thinking(String),
+    /// A complete tool call.
+    Call(ToolCall),
+    /// The end, with what it cost.
+    End {
+        /// Why it ended.
+        stop: StopReason,
+        /// Tokens used.
+        usage: Usage,
+    },
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// It was complete.
+    Stop,
+    /// It reached the length limit.
+    Length,
+    /// Tools are to be called.
+    ToolUse,
+}
+
+/// Tokens used by one answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Tokens read.
+    pub input: u64,
+    /// Tokens written.
+    pub output: u64,
+    /// Tokens read from the provider's cache.
+    pub cache_read: u64,
+    /// Tokens written to the provider's cache.
+    pub cache_write: u64,
+}
+
+/// Why a model did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// The configuration does not name such a model.
+    #[error("{0}")]
+    Unknown(String),
+    /// There is no key; the text says where to put one.
+    #[error("{0}")]
+    NoKey(String),
+    /// The provider refused the key.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// Too many requests, or the provider is overloaded: trying later helps.
+    #[error("{message}")]
+    Busy {
+        /// What the provider said.
+        message: String,
+        /// How long it asked to wait, in milliseconds.
+        retry_after_ms: Option<u64>,
+    },
+    /// The prompt does not fit.
+    #[error("{0}")]
+    TooLong(String),
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An answer in pieces.
+pub type Answer = Pin<Box<dyn Stream<Item = Result<Chunk, ProviderError>> + Send>>;
+
+/// A model that can be described to clients.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// The model.
+    pub model: ModelRef,
+    /// Name for people.
+    pub name: String,
+    /// Size of its context in tokens.
+    pub context_window: Option<u64>,
+    /// Whether it reasons.
+    pub reasoning: bool,
+    /// What it reads: `text`, `image`.
+    pub input: Vec<String>,
+}

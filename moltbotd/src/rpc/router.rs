@@ -1,0 +1,289 @@
+//! See [`Router`].
+
+use std::{
+    any::Any, collections::HashMap, fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
+    sync::OnceLock,
+};
+
+use futures_util::FutureExt as _;
+use moltbot_protocol::{
+    Access, Delivery, Request, Role, Scope,
+    frame::{RequestFrame, ResponseFrame},
+};
+use schemars::SchemaGenerator;
+use serde::Serialize;
+use serde_json::{Map, Value, json, value::RawValue};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+use super::{Context, Error, Result, validate::Rules};
+use crate::bus::Outbox;
+
+/// The table of callable methods.
+///
+/// A method enters it once, with [`Router::on`]; its name, permission, schema
+/// and answer type are read off the handler's signature.
+pub struct Router<G> {
+    methods: HashMap<&'static str, Method<G>>,
+    /// In the order they were added, which is the order clients see.
+    order: Vec<&'static str>,
+}
+
+struct Method<G> {
+    access: Access,
+    advertised: bool,
+    schema: fn(&mut SchemaGenerator) -> Value,
+    call: Box<Handler<G>>,
+}
+
+type Handler<G> = dyn Fn(Context<G>, String, &str) -> Reply + Send + Sync;
+type Reply = Pin<Box<dyn Future<Output = Utf8Bytes> + Send>>;
+
+/// The answers of a method that answers twice: the first at once, the second
+/// when the work is done.
+pub struct Twice<T> {
+    /// What the caller gets now.
+    pub first: T,
+    /// What the caller gets later, with the same request id.
+    pub last: Option<Pin<Box<dyn Future<Output = Final> + Send>>>,
+}
+
+/// A second answer.
+#[derive(Debug)]
+pub struct Final {
+    /// The result; present on failures of an agent run too.
+    pub payload: Option<Value>,
+    /// The reason of a failure.
+    pub error: Option<moltbot_protocol::ErrorShape>,
+}
+
+impl<G> Default for Router<G> {
+    fn default() -> Self {
+        Self { methods: HashMap::new(), order: Vec::new() }
+    }
+}
+
+impl<G: Send + Sync + 'static> Router<G> {
+    /// Adds a handler for `R`.
+    ///
+    /// # Panics
+    ///
+    /// When two handlers take the same request: a mistake in the source, met
+    /// by the first test that builds a router.
+    pub fn on<R, F, Fut>(&mut self, handler: F) -> &mut Self
+    where
+        R: Request,
+        F: Fn(Context<G>, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<R::Response>> + Send + 'static,
+    {
+        let rules = OnceLock::new();
+        self.insert::<R>(Box::new(move |cx, id, params| match parse::<R>(&rules, params) {
+            Ok(request) => {
+                let answer = handler(cx, request);
+                Box::pin(async move { respond(&id, answer.await) })
+            }
+            Err(error) => Box::pin(async move { respond::<()>(&id, Err(error)) }),
+        }))
+    }
+
+    /// Adds a handler for a method that answers twice.
+    ///
+    /// # Panics
+    ///
+    /// See [`Router::on`].
+    pub fn on_twice<R, F, Fut>(&mut self, handler: F) -> &mut Self
+    where
+        R: Request,
+        F: Fn(Context<G>, R) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Twice<R::Response>>> + Send + 'static,
+    {
+        let rules = OnceLock::new();
+        self.insert::<R>(Box::new(move |cx, id, params| match parse::<R>(&rules, params) {
+            Ok(request) => {
+                let outbox = Arc::clone(&cx.outbox);
+                let answer = handler(cx, request);
+                Box::pin(async move {
+                    let result = answer.await.map(|Twice { first, last }| {
+                        if let Some(last) = last {
+                            tokio::spawn(push_final(outbox, id.clone(), last));
+                        }
+                        first
+                    });
+                    respond(&id, result)
+                })
+            }
+            Err(error) => Box::pin(async move { respond::<()>(&id, Err(error)) }),
+        }))
+    }
+
+    fn insert<R: Request>(&mut self, call: Box<Handler<G>>) -> &mut Self {
+        let method =
+            Method { access: R::ACCESS, advertised: R::ADVERTISED, schema: describe::<R>, call };
+        let previous = self.methods.insert(R::METHOD, method);
+        assert!(previous.is_none(), "two handlers for {}", R::METHOD);
+        self.order.push(R::METHOD);
+        self
+    }
+
+    /// Answers one request. A panicking handler is answered with an error and
+    /// logged; the daemon lives on.
+    pub fn dispatch(&self, cx: Context<G>, frame: &RequestFrame<'_>) -> Reply {
+        let id = frame.id.clone().into_owned();
+        let found = self.methods.get(&*frame.method);
+        if let Err(error) = authorize(&cx, found.map(|method| method.access)) {
+            return ready(respond::<()>(&id, Err(error)));
+        }
+        let Some(method) = found else {
+            let error = if frame.method == "connect" {
+                Error::invalid("connect is only valid as the first request")
+            } else {
+                Error::Invalid(format!("unknown method: {}", frame.method))
+            };
+            return ready(respond::<()>(&id, Err(error)));
+        };
+        let params = frame.params.map_or("{}", RawValue::get);
+        let name = frame.method.clone().into_owned();
+        let call = || (method.call)(cx, id.clone(), params);
+        match std::panic::catch_unwind(AssertUnwindSafe(call)) {
+            Ok(reply) => Box::pin(async move {
+                AssertUnwindSafe(reply)
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()))
+            }),
+            Err(panic) => ready(panicked(&id, &name, panic.as_ref())),
+        }
+    }
+
+    /// Names of the methods clients are told about: the `features.methods` of
+    /// the handshake.
+    pub fn advertised(&self) -> impl Iterator<Item = &'static str> {
+        self.order.iter().copied().filter(|name| self.methods[name].advertised)
+    }
+
+    /// Every method with its permission, sorted.
+    #[must_use]
+    pub fn table(&self) -> Vec<(&'static str, Access)> {
+        let mut table: Vec<_> =
+            self.methods.iter().map(|(&name, method)| (name, method.access)).collect();
+        table.sort_unstable_by_key(|&(name, _)| name);
+        table
+    }
+
+    /// JSON Schema of every method.
+    #[must_use]
+    pub fn schema(&self) -> Value {
+        let mut types = SchemaGenerator::default();
+        let mut names: Vec<_> = self.methods.keys().copied().collect();
+        names.sort_unstable();
+        let methods: Map<String, Value> = names
+            .into_iter()
+            .map(|name| (name.to_owned(), (self.methods[name].schema)(&mut types)))
+            .collect();
+        json!({ "methods": methods, "$defs": types.take_definitions(true) })
+    }
+}
+
+impl<G> fmt::Debug for Router<G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(&self.order).finish()
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Twice<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Twice").field("first", &self.first).finish_non_exhaustive()
+    }
+}
+
+/// The role comes first, then the scope; an unlisted method needs admin, so
+/// that nobody else learns which names exist.
+fn authorize<G>(cx: &Context<G>, access: Option<Access>) -> Result<()> {
+    let (role, scopes) = (cx.caller.role, &cx.caller.scopes);
+    let needed = match access {
+        Some(access) if access.allows(role, scopes) => return Ok(()),
+        Some(Access::Operator(scope)) => scope,
+        Some(Access::Node | Access::Connected) => {
+            return Err(Error::Invalid(format!("unauthorized role: {role}")));
+        }
+        None if role == Role::Operator && scopes.holds(Scope::Admin) => return Ok(()),
+        None => Scope::Admin,
+    };
+    Err(Error::Invalid(match role {
+        Role::Node => format!("unauthorized role: {role}"),
+        Role::Operator => format!("missing scope: {}", needed.name()),
+    }))
+}
+
+/// Parses parameters. The schema that documents the method is asked where the
+/// type alone cannot tell (bounds), and for the words when they do not fit.
+fn parse<R: Request>(rules: &OnceLock<Rules>, params: &str) -> Result<R> {
+    let rules = rules.get_or_init(Rules::of::<R>);
+    let invalid = |text: &str| Error::Invalid(format!("invalid {} params: {text}", R::METHOD));
+    if rules.bounded
+        && let Some(text) = rules.violations(params)
+    {
+        return Err(invalid(&text));
+    }
+    serde_json::from_str::<R>(params)
+        .map_err(|error| invalid(&rules.violations(params).unwrap_or_else(|| error.to_string())))
+}
+
+fn describe<R: Request>(types: &mut SchemaGenerator) -> Value {
+    let params = R::json_schema(types);
+    json!({
+        "description": params.get("description"),
+        "access": access_name(R::ACCESS),
+        "advertised": R::ADVERTISED,
+        "params": params,
+        "result": types.subschema_for::<R::Response>(),
+    })
+}
+
+fn access_name(access: Access) -> &'static str {
+    match access {
+        Access::Connected => "anyone connected",
+        Access::Node => "role node",
+        Access::Operator(scope) => scope.name(),
+    }
+}
+
+async fn push_final(
+    outbox: Arc<Outbox>,
+    id: String,
+    last: Pin<Box<dyn Future<Output = Final> + Send>>,
+) {
+    let Final { payload, error } = last.await;
+    let frame = ResponseFrame { id: &id, ok: error.is_none(), payload, error: error.as_ref() };
+    let text = serde_json::to_string(&frame).expect("wire types serialize");
+    outbox.push(text.into(), Delivery::Answer);
+}
+
+fn respond<T: Serialize>(id: &str, result: Result<T>) -> Utf8Bytes {
+    let error = match &result {
+        Ok(_) => None,
+        Err(error) => {
+            match error {
+                Error::Internal(cause) => tracing::error!(%cause, "call failed"),
+                error => tracing::debug!(%error, "call refused"),
+            }
+            Some(error.shape())
+        }
+    };
+    let frame =
+        ResponseFrame { id, ok: error.is_none(), payload: result.ok(), error: error.as_ref() };
+    serde_json::to_string(&frame).expect("wire types serialize").into()
+}
+
+fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Utf8Bytes {
+    let text = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown");
+    tracing::error!(method, panic = text, "handler panicked");
+    respond::<()>(id, Err(Error::Unavailable("internal error".into())))
+}
+
+fn ready(text: Utf8Bytes) -> Reply {
+    Box::pin(std::future::ready(text))
+}

@@ -1,0 +1,1 @@
+//! Conversations: their keys, their settings, their transcripts.

@@ -1,0 +1,1 @@
+//! Tables `device`, `device_token` and `device_request`.

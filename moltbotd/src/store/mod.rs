@@ -1,0 +1,172 @@
+//! Durable state in one SQLite file.
+//!
+//! One thread owns the only writing connection. Writes queued while it was
+//! busy are committed together, so that a burst costs one sync. Reads run on
+//! their own connections and never wait for a write. Each table's queries are
+//! methods of [`Db`] in a file named after the table; SQL appears nowhere else.
+
+mod devices;
+mod drafts;
+mod inbox;
+mod nodes;
+mod outbox;
+mod pairing;
+mod sessions;
+mod settings;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::Semaphore;
+
+use self::writer::Writer;
+pub use self::{
+    inbox::InboxRow,
+    outbox::{NewMessage, OutboxRow, OutboxState},
+};
+
+const READERS: usize = 4;
+
+/// A failure of the database or of the thread that owns it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite reported an error.
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+    /// The file was written by a newer version of this program.
+    #[error("the database has version {found}, this program knows up to {known}")]
+    Newer {
+        /// Version of the file.
+        found: usize,
+        /// Newest version known here.
+        known: usize,
+    },
+    /// The writer thread is gone.
+    #[error("store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Returns whether the disk, rather than the request, is at fault.
+    #[must_use]
+    pub fn is_disk(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        let Self::Sqlite(error) = self else { return false };
+        matches!(
+            error.sqlite_error_code(),
+            Some(Code::DiskFull | Code::SystemIoFailure | Code::ReadOnly | Code::CannotOpen)
+        )
+    }
+}
+
+/// A handle to the store; clones are cheap.
+#[derive(Clone, Debug)]
+pub struct Store {
+    writer: Writer,
+    readers: Arc<Readers>,
+}
+
+/// A connection seen by one query or one transaction.
+#[derive(Debug)]
+pub struct Db<'a>(pub(super) &'a Connection);
+
+#[derive(Debug)]
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Store {
+    /// Opens the file, creating and migrating it as needed.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut connection = Connection::open(path)?;
+        connection.pragma_update(None, "journal_mode", "wal")?;
+        connection.pragma_update(None, "synchronous", "full")?;
+        connection.pragma_update(None, "foreign_keys", true)?;
+        migrate(&mut connection)?;
+        Ok(Self {
+            writer: Writer::spawn(connection),
+            readers: Arc::new(Readers {
+                path: path.to_owned(),
+                idle: Mutex::default(),
+                permits: Arc::new(Semaphore::new(READERS)),
+            }),
+        })
+    }
+
+    /// Runs `work` in a transaction; returns once it is committed.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Db<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.writer.run(work).await
+    }
+
+    /// Runs a query on a read-only connection.
+    pub async fn read<T, F>(&self, query: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Db<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        let permit =
+            Arc::clone(&readers.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        tokio::task::spawn_blocking(move || {
+            let connection = readers.take()?;
+            let answer = query(&Db(&connection));
+            readers.put(connection);
+            drop(permit);
+            Ok(answer?)
+        })
+        .await
+        .map_err(|_| StoreError::Closed)?
+    }
+}
+
+impl Readers {
+    fn take(&self) -> rusqlite::Result<Connection> {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        idle.map_or_else(
+            || Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY),
+            Ok,
+        )
+    }
+
+    fn put(&self, connection: Connection) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+}
+
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_settings.sql"),
+    include_str!("migrations/0002_devices.sql"),
+    include_str!("migrations/0003_sessions.sql"),
+    include_str!("migrations/0004_channels.sql"),
+    include_str!("migrations/0005_nodes.sql"),
+];
+
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found = usize::try_from(found).unwrap_or(usize::MAX);
+    let known = MIGRATIONS.len();
+    if found > known {
+        return Err(StoreError::Newer { found, known });
+    }
+    for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(
+            None,
+            "user_version",
+            i64::try_from(index + 1).unwrap_or(i64::MAX),
+        )?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Tables `node_request`, `node_pairing` and `node_name`.

@@ -1,0 +1,1 @@
+//! Tables `channel_pairing` and `channel_allow`.

@@ -1,0 +1,1 @@
+//! Tables `session`, `transcript`, `run` and `tool_call`.

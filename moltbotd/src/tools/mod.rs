@@ -1,0 +1,80 @@
+//! What a model may do besides writing. One file each, and one line in the
+//! list of them.
+
+pub mod nodes;
+
+use std::{pin::Pin, sync::Arc};
+
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::providers::ToolSpec;
+
+/// Something a model may do.
+pub trait Tool: Send + Sync + 'static {
+    /// Returns its name, description and the schema of its arguments.
+    fn spec(&self) -> ToolSpec;
+
+    /// Does it. Errors are told to the model, which may try another way.
+    fn call(&self, cx: ToolContext, arguments: Value) -> Calling;
+}
+
+/// A tool at work.
+pub type Calling = Pin<Box<dyn Future<Output = Result<ToolOutput, ToolError>> + Send>>;
+
+/// What a tool is told besides its arguments.
+#[derive(Clone, Debug)]
+pub struct ToolContext {
+    /// The agent that calls it.
+    pub agent_id: String,
+    /// The session it belongs to.
+    pub session_key: String,
+    /// The run it belongs to.
+    pub run_id: String,
+    /// Cancelled when the run is aborted.
+    pub cancel: CancellationToken,
+}
+
+/// What a tool found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolOutput {
+    /// For the model.
+    pub text: String,
+    /// One line for people who watch.
+    pub meta: Option<String>,
+}
+
+/// Why a tool could not do it; told to the model.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolError(pub String);
+
+/// The tools a run may use.
+#[derive(Clone, Default)]
+pub struct Tools(Vec<Arc<dyn Tool>>);
+
+impl std::fmt::Debug for Tools {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|tool| tool.spec().name)).finish()
+    }
+}
+
+impl Tools {
+    /// Returns a set of tools.
+    #[must_use]
+    pub fn new(tools: Vec<Arc<dyn Tool>>) -> Self {
+        Self(tools)
+    }
+
+    /// Describes every tool to a model.
+    #[must_use]
+    pub fn specs(&self) -> Vec<ToolSpec> {
+        self.0.iter().map(|tool| tool.spec()).collect()
+    }
+
+    /// Finds a tool by its name.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Arc<dyn Tool>> {
+        self.0.iter().find(|tool| tool.spec().name == name)
+    }
+}

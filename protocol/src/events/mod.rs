@@ -1,0 +1,29 @@
+//! Every event, one file per family.
+
+pub mod agent;
+pub mod chat;
+pub mod device;
+pub mod health;
+pub mod node;
+pub mod system;
+pub mod talk;
+pub mod voicewake;
+
+/// Names of every event, in the order the handshake lists them.
+pub const NAMES: &[&str] = &[
+    "connect.challenge",
+    "agent",
+    "chat",
+    "presence",
+    "tick",
+    "talk.mode",
+    "shutdown",
+    "health",
+    "heartbeat",
+    "node.pair.requested",
+    "node.pair.resolved",
+    "node.invoke.request",
+    "device.pair.requested",
+    "device.pair.resolved",
+    "voicewake.changed",
+];

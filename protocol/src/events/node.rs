@@ -1,0 +1,1 @@
+//! Node pairing and invokes.

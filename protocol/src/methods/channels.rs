@@ -1,0 +1,1 @@
+//! Messaging channels and who may write to them.

@@ -1,0 +1,17 @@
+//! Every method, one file per family.
+
+pub mod agent;
+pub mod agents;
+pub mod channels;
+pub mod chat;
+pub mod config;
+pub mod device;
+pub mod health;
+pub mod logs;
+pub mod models;
+pub mod node;
+pub mod send;
+pub mod sessions;
+pub mod system;
+pub mod talk;
+pub mod voicewake;

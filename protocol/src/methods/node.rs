@@ -1,0 +1,1 @@
+//! Nodes: what they offer, calling them, pairing them.
