@@ -3,11 +3,61 @@
 pub mod echo;
 pub mod hosted;
 
-use std::{fmt, pin::Pin};
+use std::{fmt, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::config;
+
+/// A model that can be asked.
+pub trait Provider: Send + Sync + 'static {
+    /// Asks it. Dropping the answer ends the request.
+    fn stream(&self, prompt: Prompt) -> Answer;
+}
+
+/// The models that the configuration names, and those that are built in.
+pub struct Models {
+    config: Arc<config::Live>,
+    built_in: Vec<(ModelInfo, Arc<dyn Provider>)>,
+}
+
+impl Models {
+    /// Returns the models of a configuration; what a reload changes is seen.
+    #[must_use]
+    pub fn new(config: Arc<config::Live>) -> Self {
+        Self { config, built_in: Vec::new() }
+    }
+
+    /// Adds a model that needs no configuration.
+    #[must_use]
+    pub fn with(mut self, info: ModelInfo, provider: Arc<dyn Provider>) -> Self {
+        self.built_in.push((info, provider));
+        self
+    }
+
+    /// Finds a model.
+    pub fn find(&self, model: &ModelRef) -> Result<Arc<dyn Provider>, ProviderError> {
+        self.built_in
+            .iter()
+            .find(|(info, _)| info.model == *model)
+            .map(|(_, provider)| Arc::clone(provider))
+            .ok_or_else(|| ProviderError::Unknown(format!("unknown model: {model}")))
+    }
+
+    /// Describes every model that can be found.
+    #[must_use]
+    pub fn list(&self) -> Vec<ModelInfo> {
+        self.built_in.iter().map(|(info, _)| info.clone()).collect()
+    }
+}
+
+impl fmt::Debug for Models {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Models").field("config", &self.config).finish_non_exhaustive()
+    }
+}
 
 /// A model, written `provider/model`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
