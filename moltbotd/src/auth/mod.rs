@@ -1,6 +1,10 @@
 //! Who is connected, and the decision that lets them in.
 
+mod secret;
+
 use moltbot_protocol::{Role, Scopes, handshake::ClientInfo};
+
+pub use self::secret::Secret;
 
 /// A peer that passed the handshake.
 #[derive(Clone, Debug)]
