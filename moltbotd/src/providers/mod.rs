@@ -27,7 +27,8 @@ impl Models {
     /// Returns the models of a configuration; what a reload changes is seen.
     #[must_use]
     pub fn new(config: Arc<config::Live>) -> Self {
-        Self { config, built_in: Vec::new() }
+        let echo: Arc<dyn Provider> = Arc::new(echo::Echo);
+        Self { config, built_in: vec![(echo::info(), echo)] }
     }
 
     /// Adds a model that needs no configuration.
@@ -46,10 +47,22 @@ impl Models {
             .ok_or_else(|| ProviderError::Unknown(format!("unknown model: {model}")))
     }
 
-    /// Describes every model that can be found.
+    /// Describes every model, by provider and then by name.
     #[must_use]
     pub fn list(&self) -> Vec<ModelInfo> {
-        self.built_in.iter().map(|(info, _)| info.clone()).collect()
+        let mut models: Vec<ModelInfo> =
+            self.built_in.iter().map(|(info, _)| info.clone()).collect();
+        for (provider, settings) in &self.config.get().models.providers {
+            models.extend(settings.models.iter().map(|model| ModelInfo {
+                model: ModelRef { provider: provider.clone(), model: model.id.clone() },
+                name: model.name.clone().unwrap_or_else(|| model.id.clone()),
+                context_window: model.context_window,
+                reasoning: model.reasoning,
+                input: model.input.clone().unwrap_or_else(|| vec!["text".into()]),
+            }));
+        }
+        models.sort_by(|a, b| (&a.model.provider, &a.name).cmp(&(&b.model.provider, &b.name)));
+        models
     }
 }
 
