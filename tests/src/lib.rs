@@ -1,1 +1,27 @@
 //! The harness of the end-to-end tests: starts daemons, talks to them, plays the other side.
+//!
+//! Everything here waits for facts (an answer, a closed socket, a process that
+//! ended); the deadlines only turn a hang into a failed test.
+
+// A test that cannot go on must say so and stop: panics are its way of failing.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+pub mod client;
+pub mod ctl;
+pub mod daemon;
+pub mod device;
+pub mod ports;
+pub mod programs;
+
+use std::time::Duration;
+
+pub use self::{
+    client::{Client, Connect, Refusal},
+    ctl::Ctl,
+    daemon::{Daemon, Options},
+    device::{Device, Version},
+};
+
+/// How long a test waits for something that must happen. Long on purpose: it
+/// bounds a hang on a busy machine, it measures nothing.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,58 @@
+//! The built executables.
+//!
+//! Cargo tells only a package's own tests where its binaries are, so the
+//! harness finds them beside itself and has Cargo bring them up to date once
+//! per process.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+/// Names a folder that already holds the executables; nothing is built then.
+pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_BIN_DIR";
+
+/// Returns the path of `moltbotd`.
+#[must_use]
+pub fn moltbotd() -> PathBuf {
+    folder().join("moltbotd")
+}
+
+/// Returns the path of `moltbotctl`.
+#[must_use]
+pub fn moltbotctl() -> PathBuf {
+    folder().join("moltbotctl")
+}
+
+/// Returns the top folder of the sources.
+#[must_use]
+pub fn source_root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package is inside the workspace")
+}
+
+fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| match std::env::var_os(FOLDER_VARIABLE) {
+        Some(folder) => PathBuf::from(folder),
+        None => build(),
+    })
+}
+
+fn build() -> PathBuf {
+    let own = std::env::current_exe().expect("the running program has a path");
+    let folder = own
+        .ancestors()
+        .find(|folder| folder.join(".fingerprint").is_dir())
+        .expect("tests run inside a Cargo target folder")
+        .to_owned();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "-p", "moltbotd", "-p", "moltbotctl", "--bins"]);
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    cargo.arg("--target-dir").arg(folder.parent().expect("a profile's folder has a parent"));
+    let status = cargo.current_dir(source_root()).status().expect("cargo starts");
+    assert!(status.success(), "moltbotd and moltbotctl do not build");
+    folder
+}
