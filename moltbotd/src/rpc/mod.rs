@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub use self::{
     dedupe::{Claim, Dedupe},
     error::{Error, Result},
-    router::{Final, Router, Twice},
+    router::{Answer, Final, Last, Router, Twice},
     validate::violations,
 };
 use crate::{auth::Caller, bus::Outbox};

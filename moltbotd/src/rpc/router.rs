@@ -36,16 +36,20 @@ struct Method<G> {
 }
 
 type Handler<G> = dyn Fn(Context<G>, String, &str) -> Reply + Send + Sync;
-type Reply = Pin<Box<dyn Future<Output = Utf8Bytes> + Send>>;
+type Reply = Pin<Box<dyn Future<Output = Answer> + Send>>;
 
 /// The answers of a method that answers twice: the first at once, the second
 /// when the work is done.
 pub struct Twice<T> {
     /// What the caller gets now.
     pub first: T,
-    /// What the caller gets later, with the same request id.
-    pub last: Option<Pin<Box<dyn Future<Output = Final> + Send>>>,
+    /// Runs once the first answer is queued. What it returns, if anything, is
+    /// sent with the same request id.
+    pub last: Option<Last>,
 }
+
+/// The work behind a second answer.
+pub type Last = Pin<Box<dyn Future<Output = Option<Final>> + Send>>;
 
 /// A second answer.
 #[derive(Debug)]
@@ -54,6 +58,31 @@ pub struct Final {
     pub payload: Option<Value>,
     /// The reason of a failure.
     pub error: Option<moltbot_protocol::ErrorShape>,
+}
+
+/// An answered request.
+#[must_use]
+pub struct Answer {
+    /// The response frame.
+    pub text: Utf8Bytes,
+    then: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl Answer {
+    /// Queues the response, then starts what follows it: events that a call
+    /// causes must not overtake its answer.
+    pub fn deliver(self, outbox: &Outbox) {
+        outbox.push(self.text, Delivery::Answer);
+        if let Some(then) = self.then {
+            tokio::spawn(then);
+        }
+    }
+}
+
+impl From<Utf8Bytes> for Answer {
+    fn from(text: Utf8Bytes) -> Self {
+        Self { text, then: None }
+    }
 }
 
 impl<G> Default for Router<G> {
@@ -79,9 +108,9 @@ impl<G: Send + Sync + 'static> Router<G> {
         self.insert::<R>(Box::new(move |cx, id, params| match parse::<R>(&rules, params) {
             Ok(request) => {
                 let answer = handler(cx, request);
-                Box::pin(async move { respond(&id, answer.await) })
+                Box::pin(async move { respond(&id, answer.await).into() })
             }
-            Err(error) => Box::pin(async move { respond::<()>(&id, Err(error)) }),
+            Err(error) => ready(respond::<()>(&id, Err(error))),
         }))
     }
 
@@ -102,16 +131,16 @@ impl<G: Send + Sync + 'static> Router<G> {
                 let outbox = Arc::clone(&cx.outbox);
                 let answer = handler(cx, request);
                 Box::pin(async move {
-                    let result = answer.await.map(|Twice { first, last }| {
-                        if let Some(last) = last {
-                            tokio::spawn(push_final(outbox, id.clone(), last));
-                        }
-                        first
-                    });
-                    respond(&id, result)
+                    let (result, last) = match answer.await {
+                        Ok(Twice { first, last }) => (Ok(first), last),
+                        Err(error) => (Err(error), None),
+                    };
+                    let text = respond(&id, result);
+                    let then = last.map(|last| Box::pin(push_final(outbox, id, last)) as _);
+                    Answer { text, then }
                 })
             }
-            Err(error) => Box::pin(async move { respond::<()>(&id, Err(error)) }),
+            Err(error) => ready(respond::<()>(&id, Err(error))),
         }))
     }
 
@@ -148,7 +177,7 @@ impl<G: Send + Sync + 'static> Router<G> {
                 AssertUnwindSafe(reply)
                     .catch_unwind()
                     .await
-                    .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()))
+                    .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()).into())
             }),
             Err(panic) => ready(panicked(&id, &name, panic.as_ref())),
         }
@@ -186,6 +215,12 @@ impl<G: Send + Sync + 'static> Router<G> {
 impl<G> fmt::Debug for Router<G> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(&self.order).finish()
+    }
+}
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer").field("text", &self.text).finish_non_exhaustive()
     }
 }
 
@@ -247,12 +282,8 @@ fn access_name(access: Access) -> &'static str {
     }
 }
 
-async fn push_final(
-    outbox: Arc<Outbox>,
-    id: String,
-    last: Pin<Box<dyn Future<Output = Final> + Send>>,
-) {
-    let Final { payload, error } = last.await;
+async fn push_final(outbox: Arc<Outbox>, id: String, last: Last) {
+    let Some(Final { payload, error }) = last.await else { return };
     let frame = ResponseFrame { id: &id, ok: error.is_none(), payload, error: error.as_ref() };
     let text = serde_json::to_string(&frame).expect("wire types serialize");
     outbox.push(text.into(), Delivery::Answer);
@@ -285,5 +316,5 @@ fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Utf8Bytes {
 }
 
 fn ready(text: Utf8Bytes) -> Reply {
-    Box::pin(std::future::ready(text))
+    Box::pin(std::future::ready(text.into()))
 }
