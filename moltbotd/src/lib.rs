@@ -12,13 +12,13 @@
 //! A module may use what stands below it, never what stands above:
 //!
 //! ```text
-//! main · boot
+//! main · boot · cli
 //! net                 methods
 //!         gateway
 //! agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
-//! logging · paths · lock · shutdown · supervisor · clock
+//! logging · paths · lock · shutdown · supervisor · clock · environment · private
 //! protocol (crate)
 //! ```
 
@@ -26,13 +26,16 @@ pub mod agent;
 pub mod auth;
 pub mod bus;
 pub mod channels;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod environment;
 pub mod gateway;
 pub mod methods;
 pub mod net;
 pub mod nodes;
 pub mod paths;
+pub mod private;
 pub mod providers;
 pub mod rpc;
 pub mod sessions;
