@@ -2,6 +2,12 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Returns the same as an unsigned number, as the wire has it.
+#[must_use]
+pub fn now_u64() -> u64 {
+    now_ms().cast_unsigned()
+}
+
 /// Returns milliseconds since the Unix epoch; 0 if the clock stands before it.
 #[must_use]
 pub fn now_ms() -> i64 {

@@ -1,10 +1,17 @@
 //! Who is connected, and the decision that lets them in.
 
+mod decision;
+pub mod device;
+pub mod limiter;
+pub mod pairing;
 mod secret;
 
 use moltbot_protocol::{Role, Scopes, handshake::ClientInfo};
 
-pub use self::secret::Secret;
+pub use self::{
+    decision::{Admitted, Auth, Ingress, Refusal, Secrets},
+    secret::Secret,
+};
 
 /// A peer that passed the handshake.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 pub use self::{
     agents::{Agent, AgentDefaults, Agents, ModelChoice},
-    gateway::{AuthMode, Bind, Gateway, GatewayAuth, Mode, Remote},
+    gateway::{AuthMode, Bind, Gateway, GatewayAuth, LoopbackPairing, Mode, Remote},
     logging::{LogLevel, Logging},
     messages::Messages,
     models::{Models, Provider, ProviderModel},

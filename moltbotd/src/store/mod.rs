@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 
 use self::writer::Writer;
 pub use self::{
+    devices::{Device, DeviceToken},
     inbox::InboxRow,
     outbox::{NewMessage, OutboxRow, OutboxState},
 };

@@ -1,0 +1,448 @@
+//! The decision at `connect`: who this is and what it may do, or why not.
+//!
+//! The order of the checks is the reference's, so that equal mistakes get equal
+//! answers. A step is skipped only on a verified fact, never because a field is
+//! present.
+
+use std::{net::IpAddr, sync::Arc};
+
+use arc_swap::ArcSwap;
+use moltbot_protocol::{
+    ErrorCode, ErrorShape, PROTOCOL_VERSION, Role, Scope, Scopes,
+    events::device::{Decision, DevicePairRequested, DevicePairResolved},
+    handshake::{ConnectParams, IssuedToken},
+};
+use serde_json::json;
+
+use super::{
+    Caller, Secret,
+    device::{Challenge, ProofError, ProvenDevice, Replays, prove},
+    limiter::{Kind, Limiter},
+    pairing::{self, Ask, Settled},
+};
+use crate::{
+    bus::Bus,
+    clock,
+    config::{self, AuthMode, LoopbackPairing},
+    store::{Store, StoreError},
+};
+
+/// The shared secrets in force.
+#[derive(Clone, Debug)]
+pub struct Secrets {
+    /// Which of them counts.
+    pub mode: AuthMode,
+    /// The token.
+    pub token: Option<Secret>,
+    /// The password.
+    pub password: Option<Secret>,
+}
+
+/// Lets peers in.
+#[derive(Debug)]
+pub struct Auth {
+    config: Arc<config::Live>,
+    store: Store,
+    bus: Arc<Bus>,
+    secrets: ArcSwap<Secrets>,
+    limiter: Limiter,
+    replays: Replays,
+}
+
+/// Facts about where a connection comes from, established before anything it
+/// says is believed.
+#[derive(Clone, Debug)]
+pub struct Ingress {
+    /// Whether it came through the control socket, whose peer is our own user.
+    pub control: bool,
+    /// Its address; loopback for the control socket.
+    pub ip: IpAddr,
+    /// Whether it is on this host for sure: a loopback peer that names a
+    /// loopback host and carries no trace of a proxy.
+    pub local: bool,
+    /// Whether a browser sent it.
+    pub browser: bool,
+    /// Its address as shown to people; absent on this host and when unsure.
+    pub reported_ip: Option<String>,
+}
+
+/// A peer that is let in.
+#[derive(Debug)]
+pub struct Admitted {
+    /// What it may do.
+    pub scopes: Scopes,
+    /// Its role.
+    pub role: Role,
+    /// Its device key, if it proved one.
+    pub device_id: Option<String>,
+    /// The device token it gets.
+    pub token: Option<IssuedToken>,
+}
+
+/// A peer that is not let in: the answer, and the close code that follows.
+#[derive(Debug)]
+pub struct Refusal {
+    /// What it is told.
+    pub error: Box<ErrorShape>,
+    /// Close code; the reason is the error's message.
+    pub code: u16,
+}
+
+/// How a peer proved that it may come in. Only the checks below make one.
+enum Proof {
+    Control,
+    SharedSecret,
+    DeviceToken(Scopes),
+}
+
+impl Auth {
+    /// Starts with the given secrets.
+    #[must_use]
+    pub fn new(config: Arc<config::Live>, store: Store, bus: Arc<Bus>, secrets: Secrets) -> Self {
+        Self {
+            config,
+            store,
+            bus,
+            secrets: ArcSwap::from_pointee(secrets),
+            limiter: Limiter::default(),
+            replays: Replays::default(),
+        }
+    }
+
+    /// Returns which secret counts, for status.
+    pub fn mode(&self) -> AuthMode {
+        self.secrets.load().mode
+    }
+
+    /// Decides about a `connect`.
+    pub async fn admit(
+        &self,
+        params: &ConnectParams,
+        ingress: &Ingress,
+        nonce: &str,
+    ) -> Result<Admitted, Refusal> {
+        check_protocol(params)?;
+        let role = params.role.as_deref().unwrap_or("operator");
+        let role = Role::parse(role).ok_or_else(|| refuse("invalid role"))?;
+        let device = self.check_device(params, ingress, role, nonce)?;
+        let proof = self.check_credentials(params, ingress, role, device.as_ref()).await?;
+        let requested = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
+        let Some(device) = device.filter(|_| !self.page_bypasses_device(params, ingress)) else {
+            let scopes = self.scopes_without_device(role, &requested, &proof);
+            return Ok(Admitted { scopes, role, device_id: None, token: None });
+        };
+        self.check_pairing(params, ingress, role, requested, device, &proof).await
+    }
+
+    fn check_device(
+        &self,
+        params: &ConnectParams,
+        ingress: &Ingress,
+        role: Role,
+        nonce: &str,
+    ) -> Result<Option<ProvenDevice>, Refusal> {
+        let rules = &self.config.get().gateway.control_ui;
+        let page = is_page(params);
+        let ignored = page && rules.dangerously_disable_device_auth;
+        let Some(proof) = params.device.as_ref().filter(|_| !ignored) else {
+            return self.check_absent_device(params, ingress).map(|()| None);
+        };
+        let challenge = Challenge {
+            nonce,
+            role: role.name(),
+            local: ingress.local || ingress.control,
+            now_ms: clock::now_u64(),
+        };
+        prove(params, proof, challenge, &self.replays).map(Some).map_err(|error| {
+            let details = match error {
+                ProofError::Expired { delta_ms, allowed_ms } => Some(json!({
+                    "deltaMs": delta_ms, "allowedMs": allowed_ms, "serverTimeMs": challenge.now_ms,
+                })),
+                _ => None,
+            };
+            let mut refusal = refuse(error.to_string());
+            refusal.error.details = details;
+            refusal
+        })
+    }
+
+    fn check_absent_device(
+        &self,
+        params: &ConnectParams,
+        ingress: &Ingress,
+    ) -> Result<(), Refusal> {
+        if ingress.control {
+            return Ok(());
+        }
+        let rules = &self.config.get().gateway.control_ui;
+        let lenient = rules.allow_insecure_auth || rules.dangerously_disable_device_auth;
+        let (token, password) = given(params);
+        if is_page(params) && !lenient {
+            return Err(refuse("control ui requires HTTPS or localhost (secure context)"));
+        }
+        let enough = token.is_some() || (is_page(params) && password.is_some());
+        if enough { Ok(()) } else { Err(not_paired("device identity required")) }
+    }
+
+    fn page_bypasses_device(&self, params: &ConnectParams, ingress: &Ingress) -> bool {
+        let rules = &self.config.get().gateway.control_ui;
+        !ingress.control
+            && is_page(params)
+            && (rules.allow_insecure_auth || rules.dangerously_disable_device_auth)
+    }
+
+    async fn check_credentials(
+        &self,
+        params: &ConnectParams,
+        ingress: &Ingress,
+        role: Role,
+        device: Option<&ProvenDevice>,
+    ) -> Result<Proof, Refusal> {
+        if ingress.control {
+            return Ok(Proof::Control);
+        }
+        let secrets = self.secrets.load();
+        let (token, password) = given(params);
+        let (secret, guess, kind) = match secrets.mode {
+            AuthMode::Token => (&secrets.token, token, Kind::Token),
+            AuthMode::Password => (&secrets.password, password, Kind::Password),
+        };
+        let paired = self.paired_device(device).await?;
+        if paired.is_none()
+            && guess.is_some()
+            && let Some(wait) = self.limiter.wait(ingress.ip, kind)
+        {
+            tracing::warn!(ip = %ingress.ip, ?kind, "login refused: too many failures");
+            return Err(too_many_failures(wait));
+        }
+        if let (Some(secret), Some(guess)) = (secret, guess)
+            && secret.matches(guess)
+        {
+            self.limiter.succeeded(ingress.ip, kind);
+            return Ok(Proof::SharedSecret);
+        }
+        if let (Some(token), Some(device)) = (token, &paired)
+            && let Some(scopes) = self.check_device_token(params, role, token, device)
+        {
+            return Ok(Proof::DeviceToken(scopes));
+        }
+        if guess.is_some() && paired.is_none() {
+            let failures = self.limiter.failed(ingress.ip, kind);
+            tracing::warn!(ip = %ingress.ip, ?kind, failures, "login failed");
+        }
+        Err(refuse(unauthorized(params, secrets.mode, secret.is_some(), guess.is_some())))
+    }
+
+    async fn paired_device(
+        &self,
+        device: Option<&ProvenDevice>,
+    ) -> Result<Option<crate::store::Device>, Refusal> {
+        let Some(device) = device.cloned() else { return Ok(None) };
+        let found = self.store.read(move |db| {
+            Ok(db.device(&device.id)?.filter(|known| known.info.public_key == device.public_key))
+        });
+        found.await.map_err(|error| unavailable(&error))
+    }
+
+    /// Returns the token's scopes when it is right, alive and wide enough.
+    fn check_device_token(
+        &self,
+        params: &ConnectParams,
+        role: Role,
+        token: &str,
+        device: &crate::store::Device,
+    ) -> Option<Scopes> {
+        let stored = device.token(role.name())?;
+        let alive = stored.summary.revoked_at_ms.is_none();
+        let right = Secret::new(stored.token.clone())?.matches(token);
+        let asked = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
+        if !(alive && right && stored.summary.scopes.covers(&asked)) {
+            return None;
+        }
+        let (store, id) = (self.store.clone(), device.info.device_id.clone());
+        // When it was last used is for people to read; nobody waits for it.
+        tokio::spawn(async move {
+            let now_ms = clock::now_u64();
+            let _ = store.write(move |db| db.touch_token(&id, role.name(), now_ms)).await;
+        });
+        Some(stored.summary.scopes.clone())
+    }
+
+    fn scopes_without_device(&self, role: Role, requested: &Scopes, proof: &Proof) -> Scopes {
+        if role == Role::Node {
+            return Scopes::default();
+        }
+        let ceiling = match proof {
+            Proof::DeviceToken(scopes) => scopes.clone(),
+            Proof::Control => Scopes::of(&Scope::ALL),
+            Proof::SharedSecret => self
+                .config
+                .get()
+                .gateway
+                .auth
+                .shared_secret_scopes
+                .clone()
+                .map_or_else(|| Scopes::of(&Scope::ALL), Scopes),
+        };
+        if requested.0.is_empty() {
+            return ceiling;
+        }
+        let held = requested.0.iter().filter(|name| ceiling.covers(&Scopes(vec![(*name).clone()])));
+        Scopes(held.cloned().collect())
+    }
+
+    async fn check_pairing(
+        &self,
+        params: &ConnectParams,
+        ingress: &Ingress,
+        role: Role,
+        requested: Scopes,
+        device: ProvenDevice,
+        proof: &Proof,
+    ) -> Result<Admitted, Refusal> {
+        let requested = match proof {
+            // What the token is good for, when nothing is named.
+            Proof::DeviceToken(scopes) if requested.0.is_empty() => scopes.clone(),
+            _ => requested,
+        };
+        let device_id = device.id.clone();
+        let ask = Ask {
+            device,
+            client: params.client.clone(),
+            role: role.name().to_owned(),
+            requested,
+            remote_ip: ingress.reported_ip.clone(),
+            silent: self.may_pair_silently(ingress, proof),
+        };
+        let settled = self
+            .store
+            .write(move |db| pairing::settle(db, &ask, clock::now_u64()))
+            .await
+            .map_err(|error| unavailable(&error))?;
+        match settled {
+            Settled::Paired { granted, token, approved } => {
+                if let Some(request) = approved {
+                    self.bus.publish(&DevicePairResolved {
+                        request_id: request.request_id,
+                        device_id: request.device_id,
+                        decision: Decision::Approved,
+                        ts: clock::now_u64(),
+                    });
+                }
+                Ok(Admitted {
+                    scopes: granted,
+                    role,
+                    device_id: Some(device_id),
+                    token: Some(token),
+                })
+            }
+            Settled::Pending { request, created } => {
+                let mut refusal = not_paired("pairing required");
+                refusal.error.details = Some(json!({ "requestId": request.request_id }));
+                if created {
+                    tracing::info!(request = request.request_id, "device asks to be let in");
+                    self.bus.publish(&DevicePairRequested(request));
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    fn may_pair_silently(&self, ingress: &Ingress, proof: &Proof) -> bool {
+        match proof {
+            Proof::Control => true,
+            Proof::SharedSecret => {
+                ingress.local
+                    && !ingress.browser
+                    && self.config.get().gateway.pairing.loopback == LoopbackPairing::Auto
+            }
+            Proof::DeviceToken(_) => false,
+        }
+    }
+}
+
+impl Admitted {
+    /// Returns the caller this peer becomes.
+    #[must_use]
+    pub fn caller(&self, conn_id: &str, params: &ConnectParams, ingress: &Ingress) -> Caller {
+        Caller {
+            conn_id: conn_id.to_owned(),
+            role: self.role,
+            scopes: self.scopes.clone(),
+            client: params.client.clone(),
+            device_id: self.device_id.clone(),
+            remote_ip: ingress.reported_ip.clone(),
+        }
+    }
+}
+
+fn check_protocol(params: &ConnectParams) -> Result<(), Refusal> {
+    if (params.min_protocol..=params.max_protocol).contains(&PROTOCOL_VERSION) {
+        return Ok(());
+    }
+    let mut refusal = refuse("protocol mismatch");
+    refusal.error.details = Some(json!({ "expectedProtocol": PROTOCOL_VERSION }));
+    refusal.code = 1002;
+    Err(refusal)
+}
+
+/// Returns the token and the password that were sent and are not empty.
+fn given(params: &ConnectParams) -> (Option<&str>, Option<&str>) {
+    let auth = params.auth.as_ref();
+    let token = auth.and_then(|auth| auth.token.as_deref()).filter(|text| !text.is_empty());
+    let password = auth.and_then(|auth| auth.password.as_deref()).filter(|text| !text.is_empty());
+    (token, password)
+}
+
+fn is_page(params: &ConnectParams) -> bool {
+    params.client.id.ends_with("-control-ui")
+}
+
+/// Says what is missing in words that fit the client.
+fn unauthorized(params: &ConnectParams, mode: AuthMode, configured: bool, guessed: bool) -> String {
+    let (name, key) = match mode {
+        AuthMode::Token => ("token", "gateway.auth.token"),
+        AuthMode::Password => ("password", "gateway.auth.password"),
+    };
+    if !configured {
+        return format!("unauthorized: gateway {name} not configured on gateway (set {key})");
+    }
+    let webchat = &*params.client.mode == "webchat" || &*params.client.id == "webchat-ui";
+    let hint = if &*params.client.mode == "cli" {
+        format!("set gateway.remote.{name} to match {key}")
+    } else if is_page(params) || webchat {
+        match mode {
+            AuthMode::Token => {
+                "open a tokenized dashboard URL or paste token in Control UI settings".to_owned()
+            }
+            AuthMode::Password => "enter the password in Control UI settings".to_owned(),
+        }
+    } else {
+        format!("provide gateway auth {name}")
+    };
+    let what = if guessed { "mismatch" } else { "missing" };
+    format!("unauthorized: gateway {name} {what} ({hint})")
+}
+
+fn refuse(message: impl Into<String>) -> Refusal {
+    Refusal { error: Box::new(ErrorShape::new(ErrorCode::InvalidRequest, message)), code: 1008 }
+}
+
+fn not_paired(message: &str) -> Refusal {
+    Refusal { error: Box::new(ErrorShape::new(ErrorCode::NotPaired, message)), code: 1008 }
+}
+
+fn too_many_failures(wait: std::time::Duration) -> Refusal {
+    let seconds = wait.as_secs() + 1;
+    let message = format!("unauthorized: too many failed logins, try again in {seconds} s");
+    let mut error = ErrorShape::new(ErrorCode::Unavailable, message);
+    error.retryable = Some(true);
+    error.retry_after_ms = Some(seconds * 1000);
+    Refusal { error: Box::new(error), code: 1008 }
+}
+
+fn unavailable(error: &StoreError) -> Refusal {
+    tracing::error!(%error, "login needs the store");
+    let message = "temporarily unavailable";
+    Refusal { error: Box::new(ErrorShape::new(ErrorCode::Unavailable, message)), code: 1008 }
+}

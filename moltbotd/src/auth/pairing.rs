@@ -1,0 +1,279 @@
+//! Which devices are let in, with what, and their tokens.
+//!
+//! Everything here runs inside one transaction of the store; nothing is told to
+//! anybody before it is committed.
+
+use moltbot_protocol::{
+    Scope, Scopes,
+    handshake::{ClientInfo, IssuedToken},
+    methods::device::{PairedDevice, PendingDevice, RotatedToken, TokenSummary},
+};
+use uuid::Uuid;
+
+use super::device::ProvenDevice;
+use crate::store::{Db, Device, DeviceToken};
+
+/// How long a request stays open.
+pub const REQUEST_TTL_MS: u64 = 300_000;
+
+/// What a device that proved its key asks for.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The device.
+    pub device: ProvenDevice,
+    /// The program it runs.
+    pub client: ClientInfo,
+    /// The role in effect.
+    pub role: String,
+    /// The scopes as sent.
+    pub requested: Scopes,
+    /// Where it comes from; absent on this host.
+    pub remote_ip: Option<String>,
+    /// Whether it may be let in without asking anybody.
+    pub silent: bool,
+}
+
+/// What became of an [`Ask`].
+#[derive(Clone, Debug)]
+pub enum Settled {
+    /// It is in.
+    Paired {
+        /// What it may do on this connection.
+        granted: Scopes,
+        /// Its token for the role.
+        token: IssuedToken,
+        /// The request that was granted on the way, to be told to operators.
+        approved: Option<PendingDevice>,
+    },
+    /// Somebody must approve it.
+    Pending {
+        /// The open request.
+        request: PendingDevice,
+        /// Whether it is new, and operators must be told.
+        created: bool,
+    },
+}
+
+/// Decides about a device and stores what follows.
+pub fn settle(db: &Db<'_>, ask: &Ask, now_ms: u64) -> rusqlite::Result<Settled> {
+    let known = db.device(&ask.device.id)?.filter(|d| d.info.public_key == ask.device.public_key);
+    let needed = needed_scopes(known.as_ref(), ask);
+    let revoked = known
+        .as_ref()
+        .and_then(|device| device.token(&ask.role))
+        .is_some_and(|token| token.summary.revoked_at_ms.is_some());
+    if let Some(device) = known.as_ref().filter(|device| !revoked && holds(device, ask, &needed)) {
+        let token = refresh(db, device, ask, &needed, now_ms)?;
+        return Ok(Settled::Paired { granted: needed, token, approved: None });
+    }
+    let request = new_request(ask, &needed, known.is_some(), now_ms);
+    // A revoked device needs a person's approval, wherever it is.
+    if ask.silent && !revoked {
+        let device = approve(db, &request, now_ms)?;
+        let token = issued(device.token(&ask.role).expect("an approval makes a token"));
+        return Ok(Settled::Paired { granted: needed, token, approved: Some(request) });
+    }
+    let since_ms = now_ms.saturating_sub(REQUEST_TTL_MS);
+    if let Some(open) = db.device_request_of(&ask.device.id, since_ms)?
+        && open.role == request.role
+        && open.scopes == request.scopes
+        && open.public_key == request.public_key
+    {
+        return Ok(Settled::Pending { request: open, created: false });
+    }
+    db.put_device_request(&request, since_ms)?;
+    Ok(Settled::Pending { request, created: true })
+}
+
+/// Grants a request: roles and scopes are added to the device's, and the token
+/// of the role is replaced by one with exactly the scopes of the request.
+pub fn approve(db: &Db<'_>, request: &PendingDevice, now_ms: u64) -> rusqlite::Result<Device> {
+    let known = db.device(&request.device_id)?;
+    let same_key = known.filter(|device| device.info.public_key == request.public_key);
+    if same_key.is_none() {
+        // Another key under the same id cannot inherit what the old one had.
+        db.remove_device(&request.device_id)?;
+    }
+    let role = request.role.clone().unwrap_or_else(|| "operator".into());
+    let asked = request.scopes.clone().unwrap_or_default();
+    let before = same_key.as_ref().map(|device| &device.info);
+    let mut roles = before.and_then(|info| info.roles.clone()).unwrap_or_default();
+    if !roles.contains(&role) {
+        roles.push(role.clone());
+    }
+    let mut scopes = before.and_then(|info| info.scopes.clone()).unwrap_or_default();
+    scopes.extend(&asked);
+    let info = PairedDevice {
+        device_id: request.device_id.clone(),
+        public_key: request.public_key.clone(),
+        display_name: request.display_name.clone(),
+        platform: request.platform.clone(),
+        client_id: request.client_id.clone(),
+        client_mode: request.client_mode.clone(),
+        role: Some(role.clone()),
+        roles: Some(roles),
+        scopes: (!scopes.0.is_empty()).then_some(scopes),
+        remote_ip: request.remote_ip.clone(),
+        created_at_ms: before.map_or(now_ms, |info| info.created_at_ms),
+        approved_at_ms: now_ms,
+        tokens: None,
+    };
+    db.put_device(&info)?;
+    let old = same_key.as_ref().and_then(|device| device.token(&role));
+    db.put_token(&info.device_id, &new_token(&role, sorted(asked), old, now_ms))?;
+    let since_ms = now_ms.saturating_sub(REQUEST_TTL_MS);
+    if let Some(open) = db.device_request_of(&request.device_id, since_ms)? {
+        db.take_device_request(&open.request_id, since_ms)?;
+    }
+    Ok(db.device(&request.device_id)?.expect("the device was stored in this transaction"))
+}
+
+/// Replaces the token of a device; `None` when there is no such token.
+pub fn rotate(
+    db: &Db<'_>,
+    device_id: &str,
+    role: &str,
+    scopes: Option<Scopes>,
+    now_ms: u64,
+) -> rusqlite::Result<Option<RotatedToken>> {
+    let Some(device) = db.device(device_id)? else { return Ok(None) };
+    let has_role = device.info.roles.iter().flatten().any(|held| held == role);
+    let old = device.token(role);
+    if !has_role && old.is_none() {
+        return Ok(None);
+    }
+    let kept = old.map(|token| token.summary.scopes.clone());
+    let explicit = scopes.is_some();
+    let scopes = sorted(scopes.or(kept).or(device.info.scopes.clone()).unwrap_or_default());
+    let mut token = new_token(role, scopes.clone(), old, now_ms);
+    token.summary.rotated_at_ms = Some(now_ms);
+    db.put_token(device_id, &token)?;
+    if explicit {
+        db.put_device(&PairedDevice { scopes: Some(scopes.clone()), ..device.info })?;
+    }
+    Ok(Some(RotatedToken {
+        device_id: device_id.to_owned(),
+        role: role.to_owned(),
+        token: token.token,
+        scopes,
+        rotated_at_ms: now_ms,
+    }))
+}
+
+/// Revokes the token of a device; returns whether there was one.
+pub fn revoke(db: &Db<'_>, device_id: &str, role: &str, now_ms: u64) -> rusqlite::Result<bool> {
+    let device = db.device(device_id)?;
+    let Some(token) = device.as_ref().and_then(|device| device.token(role)) else {
+        return Ok(false);
+    };
+    let mut token = token.clone();
+    token.summary.revoked_at_ms = Some(now_ms);
+    db.put_token(device_id, &token)?;
+    Ok(true)
+}
+
+/// What the device is asking for in effect: what it sent; else what it holds;
+/// else, for a new operator, everything.
+fn needed_scopes(known: Option<&Device>, ask: &Ask) -> Scopes {
+    if ask.role != "operator" {
+        return Scopes::default();
+    }
+    if !ask.requested.0.is_empty() {
+        return ask.requested.clone();
+    }
+    known
+        .and_then(|device| device.info.scopes.clone())
+        .unwrap_or_else(|| Scopes::of(&[Scope::Admin]))
+}
+
+fn holds(device: &Device, ask: &Ask, needed: &Scopes) -> bool {
+    let has_role = device.info.roles.iter().flatten().any(|role| *role == ask.role);
+    has_role && device.info.scopes.clone().unwrap_or_default().covers(needed)
+}
+
+/// Brings the record of a paired device up to date and returns its token. A
+/// token whose scopes have become too few is widened: the device holds them.
+fn refresh(
+    db: &Db<'_>,
+    device: &Device,
+    ask: &Ask,
+    needed: &Scopes,
+    now_ms: u64,
+) -> rusqlite::Result<IssuedToken> {
+    let text = |value: &Option<moltbot_protocol::Text>| value.as_ref().map(ToString::to_string);
+    let info = PairedDevice {
+        display_name: text(&ask.client.display_name).or_else(|| device.info.display_name.clone()),
+        platform: Some(ask.client.platform.to_string()),
+        client_id: Some(ask.client.id.to_string()),
+        client_mode: Some(ask.client.mode.to_string()),
+        role: Some(ask.role.clone()),
+        remote_ip: ask.remote_ip.clone(),
+        ..device.info.clone()
+    };
+    if info != device.info {
+        db.put_device(&info)?;
+    }
+    let token = match device.token(&ask.role) {
+        Some(token) if token.summary.scopes.covers(needed) => return Ok(issued(token)),
+        Some(token) => {
+            let mut token = token.clone();
+            token.summary.scopes.extend(needed);
+            token.summary.scopes = sorted(token.summary.scopes);
+            token
+        }
+        None => new_token(&ask.role, sorted(needed.clone()), None, now_ms),
+    };
+    db.put_token(&device.info.device_id, &token)?;
+    Ok(issued(&token))
+}
+
+fn new_request(ask: &Ask, scopes: &Scopes, is_repair: bool, now_ms: u64) -> PendingDevice {
+    let client = &ask.client;
+    PendingDevice {
+        request_id: Uuid::new_v4().to_string(),
+        device_id: ask.device.id.clone(),
+        public_key: ask.device.public_key.clone(),
+        display_name: client.display_name.as_ref().map(ToString::to_string),
+        platform: Some(client.platform.to_string()),
+        client_id: Some(client.id.to_string()),
+        client_mode: Some(client.mode.to_string()),
+        role: Some(ask.role.clone()),
+        roles: Some(vec![ask.role.clone()]),
+        scopes: Some(scopes.clone()),
+        remote_ip: ask.remote_ip.clone(),
+        silent: Some(ask.silent),
+        is_repair: Some(is_repair),
+        ts: now_ms,
+    }
+}
+
+fn new_token(role: &str, scopes: Scopes, old: Option<&DeviceToken>, now_ms: u64) -> DeviceToken {
+    DeviceToken {
+        summary: TokenSummary {
+            role: role.to_owned(),
+            scopes,
+            created_at_ms: old.map_or(now_ms, |old| old.summary.created_at_ms),
+            rotated_at_ms: old.map(|_| now_ms),
+            revoked_at_ms: None,
+            last_used_at_ms: None,
+        },
+        token: Uuid::new_v4().simple().to_string(),
+    }
+}
+
+fn issued(token: &DeviceToken) -> IssuedToken {
+    let TokenSummary { role, scopes, created_at_ms, rotated_at_ms, .. } = &token.summary;
+    IssuedToken {
+        device_token: token.token.clone(),
+        role: role.clone(),
+        scopes: scopes.clone(),
+        issued_at_ms: Some(rotated_at_ms.unwrap_or(*created_at_ms)),
+    }
+}
+
+fn sorted(scopes: Scopes) -> Scopes {
+    let Scopes(mut names) = scopes;
+    names.sort_unstable();
+    names.dedup();
+    Scopes(names)
+}
