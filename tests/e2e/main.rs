@@ -1,0 +1,6 @@
+//! End-to-end tests that need nothing beside the workspace: one program, one link step.
+
+// In a test an unwrap that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
+mod layers;

@@ -1,0 +1,4 @@
+//! Tests against programs that are not ours: `tests/run` installs them.
+
+// In a test an unwrap that fails is a test that fails.
+#![allow(clippy::unwrap_used)]

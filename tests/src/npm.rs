@@ -1,0 +1,46 @@
+//! The programs that `tests/run` installs from npm.
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::programs;
+
+/// Names another folder with the installed packages.
+pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_NODE_MODULES";
+
+/// Returns a command that runs a script of a package, for example
+/// `clawdbot/dist/entry.js`, in an empty environment and the given home.
+///
+/// # Panics
+///
+/// When the package is not installed: `tests/run` does that.
+#[must_use]
+pub fn script(path: &str, home: &Path) -> Command {
+    let script = folder().join(path);
+    assert!(script.is_file(), "{} is missing; tests/run installs it", script.display());
+    let mut command = Command::new(node());
+    command
+        .arg(script)
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", home)
+        .env("NO_COLOR", "1")
+        .current_dir(home)
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+fn folder() -> PathBuf {
+    std::env::var_os(FOLDER_VARIABLE)
+        .map_or_else(|| programs::source_root().join("tests/node_modules"), PathBuf::from)
+}
+
+/// The packages want a newer Node than many systems have, so one comes with
+/// them where npm carries one.
+fn node() -> PathBuf {
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "x64" };
+    let carried = folder().join(format!("node-{}-{architecture}/bin/node", std::env::consts::OS));
+    if carried.is_file() { carried } else { PathBuf::from("node") }
+}
