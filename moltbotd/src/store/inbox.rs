@@ -1,6 +1,6 @@
 //! Table `inbox`.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension as _, params};
 
 use super::Db;
 
@@ -51,11 +51,47 @@ impl Db<'_> {
             .collect()
     }
 
-    /// Returns the highest update id seen on an account, `None` before the
-    /// first: the channel's offset follows from it.
-    pub fn last_update(&self, channel: &str, account: &str) -> rusqlite::Result<Option<i64>> {
+    /// Replaces the message of a row that waits.
+    pub fn replace_inbox(&self, id: i64, body: &str) -> rusqlite::Result<()> {
         self.0
-            .prepare_cached("SELECT max(update_id) FROM inbox WHERE channel = ?1 AND account = ?2")?
-            .query_row(params![channel, account], |row| row.get(0))
+            .prepare_cached("UPDATE inbox SET body = ?2 WHERE id = ?1 AND state = 'received'")?
+            .execute(params![id, body])?;
+        Ok(())
+    }
+
+    /// Marks a message as one that nothing is to be done for.
+    pub fn ignore_inbox(&self, id: i64) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("UPDATE inbox SET state = 'ignored', body = NULL WHERE id = ?1")?
+            .execute([id])?;
+        Ok(())
+    }
+
+    /// Returns the update of an account that was stored last and when, `None`
+    /// before the first: the channel's offset follows from it. The last one is
+    /// not always the highest, since a channel may begin to count anew.
+    pub fn last_update(
+        &self,
+        channel: &str,
+        account: &str,
+    ) -> rusqlite::Result<Option<(i64, i64)>> {
+        self.0
+            .prepare_cached(
+                "SELECT update_id, received_at_ms FROM inbox
+                 WHERE channel = ?1 AND account = ?2 ORDER BY id DESC LIMIT 1",
+            )?
+            .query_row(params![channel, account], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()
+    }
+
+    /// Forgets what was handled before a point in time, except each account's
+    /// last update.
+    pub fn prune_inbox(&self, before_ms: i64) -> rusqlite::Result<()> {
+        self.0.execute(
+            "DELETE FROM inbox WHERE state <> 'received' AND received_at_ms < ?1
+             AND id NOT IN (SELECT max(id) FROM inbox GROUP BY channel, account)",
+            [before_ms],
+        )?;
+        Ok(())
     }
 }

@@ -26,8 +26,10 @@ use tokio::sync::Semaphore;
 use self::writer::Writer;
 pub use self::{
     devices::{Device, DeviceToken},
+    drafts::Draft,
     inbox::InboxRow,
-    outbox::{NewMessage, OutboxRow, OutboxState},
+    outbox::{Fate, NewMessage, OutboxRow, OutboxState},
+    pairing::PairingRow,
 };
 
 const READERS: usize = 4;

@@ -30,7 +30,7 @@ CREATE TABLE outbox (
     created_at_ms   INTEGER NOT NULL,
     updated_at_ms   INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX outbox_open ON outbox (next_attempt_ms) WHERE state IN ('queued', 'sending', 'unknown');
+CREATE INDEX outbox_open ON outbox (channel, account, id) WHERE state IN ('queued', 'unknown');
 
 -- A message that shows a reply while it is written, by the key of the reply.
 CREATE TABLE draft (
@@ -38,7 +38,8 @@ CREATE TABLE draft (
     channel    TEXT NOT NULL,
     account    TEXT NOT NULL,
     chat_id    TEXT NOT NULL,
-    message_id TEXT                       -- NULL while its sending is not confirmed
+    message_id TEXT,                      -- NULL while its sending is not confirmed
+    created_at_ms INTEGER NOT NULL
 ) STRICT;
 
 -- A stranger's request to be let in.
