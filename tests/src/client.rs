@@ -3,20 +3,28 @@
 //! It keeps what it has read until somebody asks for it, so that a test may
 //! wait for an event that came before the answer it waited for first.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, path::Path};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use moltbot_protocol::{ErrorShape, Request};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream,
+    WebSocketStream, client_async,
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
 use crate::{Device, PATIENCE, Version, daemon::TOKEN};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+/// What a WebSocket may run over.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Stream for T {}
+
+type Upgrade = tungstenite::handshake::client::Request;
+type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// What a client says in its first request.
 #[derive(Clone, Debug)]
@@ -149,15 +157,23 @@ pub struct Refusal {
     pub reason: String,
 }
 
+impl Refusal {
+    fn unreachable(error: std::io::Error) -> Self {
+        Self { status: None, error: None, code: None, reason: error.to_string() }
+    }
+}
+
 /// One WebSocket connection.
 #[derive(Debug)]
 pub struct Client {
     socket: Socket,
     /// The handshake's answer; null before it.
     pub hello: Value,
-    /// The nonce of `connect.challenge`.
+    /// The frame of `connect.challenge`.
+    pub challenge: Value,
+    /// The nonce in it.
     pub nonce: String,
-    /// The time in `connect.challenge`.
+    /// The time in it.
     pub challenged_at: u64,
     read: VecDeque<Value>,
     closed: Option<(u16, String)>,
@@ -178,7 +194,26 @@ impl Client {
                 .headers_mut()
                 .insert(name, HeaderValue::from_str(value).expect("a valid header"));
         }
-        let opening = tokio_tungstenite::connect_async_with_config(request, None, true);
+        let uri = request.uri();
+        let address = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        let stream = TcpStream::connect(address).await.map_err(Refusal::unreachable)?;
+        let _ = stream.set_nodelay(true);
+        Self::upgrade(request, Box::new(stream)).await
+    }
+
+    /// Opens a socket over the daemon's control socket.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there or the upgrade is refused.
+    pub async fn open_control(path: &Path) -> Result<Self, Refusal> {
+        let stream = UnixStream::connect(path).await.map_err(Refusal::unreachable)?;
+        let request = "ws://localhost/".into_client_request().expect("a valid address");
+        Self::upgrade(request, Box::new(stream)).await
+    }
+
+    async fn upgrade(request: Upgrade, stream: Box<dyn Stream>) -> Result<Self, Refusal> {
+        let opening = client_async(request, stream);
         let opened =
             tokio::time::timeout(PATIENCE, opening).await.expect("the upgrade is answered");
         let (socket, _) = opened.map_err(|error| Refusal {
@@ -193,6 +228,7 @@ impl Client {
         let mut client = Self {
             socket,
             hello: Value::Null,
+            challenge: Value::Null,
             nonce: String::new(),
             challenged_at: 0,
             read: VecDeque::new(),
@@ -204,6 +240,7 @@ impl Client {
         {
             client.nonce = challenge["payload"]["nonce"].as_str().unwrap_or_default().to_owned();
             client.challenged_at = challenge["payload"]["ts"].as_u64().unwrap_or_default();
+            client.challenge = challenge;
         }
         Ok(client)
     }
@@ -214,7 +251,16 @@ impl Client {
     ///
     /// When the daemon does not let it in.
     pub async fn connect(url: &str, connect: Connect) -> Result<Self, Refusal> {
-        let mut client = Self::open(url, &connect.headers).await?;
+        Self::open(url, &connect.headers).await?.introduce(connect).await
+    }
+
+    /// Performs the handshake.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not let it in.
+    pub async fn introduce(self, connect: Connect) -> Result<Self, Refusal> {
+        let mut client = self;
         let params = connect.signed(&client.nonce, client.challenged_at);
         match client.call("connect", params).await {
             Ok(hello) => {

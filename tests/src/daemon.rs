@@ -102,6 +102,12 @@ impl Daemon {
         self.home().join("state")
     }
 
+    /// Returns the path of the control socket.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.state_dir().join("run/control.sock")
+    }
+
     /// Returns what the daemon wrote to standard error so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -13,6 +13,7 @@ pub mod device;
 pub mod npm;
 pub mod ports;
 pub mod programs;
+pub mod steered_model;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ pub use self::{
     ctl::Ctl,
     daemon::{Daemon, Options},
     device::{Device, Version},
+    steered_model::SteeredModel,
 };
 
 /// How long a test waits for something that must happen. Long on purpose: it
