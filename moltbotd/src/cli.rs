@@ -2,11 +2,12 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 
 use crate::{
     config::{Bind, Config, LogLevel},
     environment::Environment,
+    logging::LogFormat,
     paths::{self, Choice},
 };
 
@@ -51,17 +52,6 @@ token and password the file beats the environment.
 
 Exit codes: 0 stopped as asked, 1 failed, 64 wrong flags, 69 address in use, \
 75 another gateway runs, 77 refused for safety, 78 configuration invalid.";
-
-/// How logs are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people, on standard error.
-    Text,
-    /// One JSON object a line, on standard error.
-    Json,
-    /// The system's journal, with native fields.
-    Journald,
-}
 
 impl Cli {
     /// Returns what was said about paths.

@@ -24,6 +24,7 @@
 
 pub mod agent;
 pub mod auth;
+pub mod boot;
 pub mod bus;
 pub mod channels;
 pub mod cli;
@@ -31,6 +32,8 @@ pub mod clock;
 pub mod config;
 pub mod environment;
 pub mod gateway;
+pub mod lock;
+pub mod logging;
 pub mod methods;
 pub mod net;
 pub mod nodes;
@@ -39,5 +42,7 @@ pub mod private;
 pub mod providers;
 pub mod rpc;
 pub mod sessions;
+pub mod shutdown;
 pub mod store;
+pub mod supervisor;
 pub mod tools;

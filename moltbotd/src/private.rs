@@ -94,6 +94,16 @@ pub fn file(path: &Path) -> Result<(File, Option<u32>), Error> {
     Ok((file, narrowed))
 }
 
+/// Opens a file of ours to write at its end, creating it as needed.
+pub fn appended(path: &Path) -> Result<File, Error> {
+    drop(file(path)?);
+    OpenOptions::new()
+        .append(true)
+        .custom_flags(nix::libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(Error::io(path))
+}
+
 /// Creates a file that does not exist yet.
 pub fn new_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)

@@ -80,6 +80,20 @@ pub enum Bind {
     Custom,
 }
 
+impl Bind {
+    /// Returns the name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Auto => "auto",
+            Self::Lan => "lan",
+            Self::Tailnet => "tailnet",
+            Self::Custom => "custom",
+        }
+    }
+}
+
 /// Shared secrets.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

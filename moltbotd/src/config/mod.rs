@@ -8,6 +8,7 @@ mod gateway;
 mod logging;
 mod messages;
 mod models;
+mod secrets;
 mod session;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,6 +24,7 @@ pub use self::{
     logging::{LogLevel, Logging},
     messages::Messages,
     models::{Models, Provider, ProviderModel},
+    secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},
     session::{DmScope, ResetMode, Session},
 };
 
@@ -48,6 +50,17 @@ pub struct Config {
     pub auth: Value,
     /// Environment variables to set where they are unset.
     pub env: Value,
+    /// Sections that are kept as they are.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+}
+
+impl Config {
+    /// Returns a section that is kept as it is.
+    #[must_use]
+    pub fn section(&self, name: &str) -> Option<&Value> {
+        self.other.get(name)
+    }
 }
 
 /// The configuration in force; replaced as a whole on reload.

@@ -1,0 +1,298 @@
+//! One gateway per host and profile, and one per state folder.
+//!
+//! The locks are the kernel's: they end with the process, however it ends, so
+//! none can go stale. What the files say is for people. The third guard is the
+//! port, which the listener binds.
+//!
+//! The pidfile's place does not depend on flags or on what a shell exported,
+//! or two gateways of one user could miss each other: `/run/moltbot[-NAME]`
+//! where a system unit made that folder for this user, else `/run/user/UID`,
+//! else `/tmp/moltbot-UID`. It is per user: a place that every user can write
+//! to would let any of them keep the others' gateways from starting.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Seek as _, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process,
+    sync::{Mutex, PoisonError},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    unistd::Uid,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock,
+    paths::{self, Paths},
+    private,
+};
+
+/// Most that is read of a lock's file.
+const LONGEST_NOTE_BYTES: u64 = 4096;
+/// How often a lock that vanished between opening and locking is taken anew.
+const ATTEMPTS: usize = 16;
+
+/// The locks of a running gateway; dropping them lets another one start.
+#[derive(Debug)]
+pub struct Guards {
+    host: Held,
+    state: Held,
+    note: Mutex<Note>,
+}
+
+/// What a lock's file says about its holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// Process id.
+    pub pid: u32,
+    /// When it started, in milliseconds since the epoch.
+    pub started_at_ms: i64,
+    /// Its profile.
+    pub profile: String,
+    /// Its version.
+    pub version: String,
+    /// Its folder.
+    pub state_dir: String,
+    /// Where it listens, once it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another gateway holds it.
+    #[error("{}", conflict(.path, .holder.as_deref()))]
+    Held {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the file says; `None` when it cannot be read.
+        holder: Option<Box<Note>>,
+    },
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] private::Error),
+    /// The system said no.
+    #[error("cannot lock {path}: {source}")]
+    Io {
+        /// The lock's file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Guards {
+    /// Takes both locks or none.
+    pub fn acquire(paths: &Paths) -> Result<Self, LockError> {
+        let note = Note {
+            pid: process::id(),
+            started_at_ms: clock::now_ms(),
+            profile: paths.profile_name().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            state_dir: paths.state_dir.display().to_string(),
+            address: None,
+        };
+        let host = Held::take(&pidfile(paths.profile.as_deref())?, &note)?;
+        let state = Held::take(&paths.state_dir.join("lock"), &note)?;
+        Ok(Self { host, state, note: Mutex::new(note) })
+    }
+
+    /// Writes down where the gateway listens.
+    pub fn listening(&self, address: &str) {
+        let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
+        note.address = Some(address.into());
+        for held in [&self.host, &self.state] {
+            held.write(&note);
+        }
+    }
+}
+
+/// A locked file. It is removed before the lock is given up, so that nothing
+/// is left behind; whoever opened it meanwhile sees that it is another file
+/// and opens it again.
+#[derive(Debug)]
+struct Held {
+    path: PathBuf,
+    file: Flock<File>,
+}
+
+impl Held {
+    fn take(path: &Path, note: &Note) -> Result<Self, LockError> {
+        for _ in 0..ATTEMPTS {
+            let (file, _) = private::file(path)?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) if is_at(&file, path) => {
+                    let held = Self { path: path.into(), file };
+                    held.write(note);
+                    return Ok(held);
+                }
+                Ok(_) => {}
+                Err((mut file, Errno::EWOULDBLOCK)) => {
+                    return Err(LockError::Held {
+                        path: path.into(),
+                        holder: read(&mut file).map(Box::new),
+                    });
+                }
+                Err((_, errno)) => {
+                    return Err(LockError::Io { path: path.into(), source: errno.into() });
+                }
+            }
+        }
+        Err(LockError::Io { path: path.into(), source: io::ErrorKind::WouldBlock.into() })
+    }
+
+    /// Failing does not matter: the note is information, the lock is held.
+    fn write(&self, note: &Note) {
+        let _ = self.try_write(note);
+    }
+
+    fn try_write(&self, note: &Note) -> io::Result<()> {
+        let mut file: &File = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        serde_json::to_writer(file, note)?;
+        file.write_all(b"\n")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if is_at(&self.file, &self.path) {
+            // A file that stays does no harm.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(ours), Ok(there)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (ours.dev(), ours.ino()) == (there.dev(), there.ino())
+}
+
+fn read(file: &mut File) -> Option<Note> {
+    let mut text = String::new();
+    file.take(LONGEST_NOTE_BYTES).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn pidfile(profile: Option<&str>) -> Result<PathBuf, private::Error> {
+    let suffix = profile.map_or(String::new(), |name| format!("-{name}"));
+    let uid = Uid::effective();
+    let by_system = Path::new("/run").join(format!("moltbot{suffix}"));
+    let of_user = Path::new("/run/user").join(uid.to_string());
+    let ours = |folder: &PathBuf| {
+        fs::metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid.as_raw())
+    };
+    let folder = match [by_system, of_user].into_iter().find(ours) {
+        Some(folder) => folder,
+        None => {
+            let folder = paths::per_user_temporary();
+            private::folder(&folder)?;
+            folder
+        }
+    };
+    Ok(folder.join(format!("moltbotd{suffix}.pid")))
+}
+
+fn conflict(path: &Path, holder: Option<&Note>) -> String {
+    let Some(holder) = holder else {
+        return format!(
+            "another gateway is running and holds {0}; find it with: fuser {0}",
+            path.display()
+        );
+    };
+    let Note { pid, started_at_ms, profile, version, state_dir, address } = holder;
+    let uptime = uptime((clock::now_ms() - started_at_ms) / 1000);
+    let address = address.as_ref().map_or(String::new(), |address| format!(", at {address}"));
+    format!(
+        "another gateway is running: pid {pid}, profile {profile}, up {uptime}{address}, \
+         version {version}, state in {state_dir}; stop it with: kill {pid}"
+    )
+}
+
+fn uptime(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{} s", seconds.max(0)),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note() -> Note {
+        Note {
+            pid: 4242,
+            started_at_ms: clock::now_ms() - 7_500_000,
+            profile: "work".into(),
+            version: "0.1.0".into(),
+            state_dir: "/state".into(),
+            address: Some("127.0.0.1:18789".into()),
+        }
+    }
+
+    #[test]
+    fn a_second_holder_is_refused_and_told_about_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let first = Held::take(&path, &note()).unwrap();
+        let text = Held::take(&path, &note()).unwrap_err().to_string();
+        for part in ["pid 4242", "profile work", "up 2 h 5 min", "at 127.0.0.1:18789", "kill 4242"]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        drop(first);
+        assert!(!path.exists());
+        Held::take(&path, &note()).unwrap();
+    }
+
+    #[test]
+    fn what_an_unlocked_file_says_does_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, content) in
+            [("empty", ""), ("garbage", "{\"pid\":"), ("stale", "{\"pid\":1}"), ("null", "\0\0\0")]
+        {
+            let path = dir.path().join(name);
+            fs::write(&path, content).unwrap();
+            let held = Held::take(&path, &note()).unwrap();
+            assert_eq!(read(&mut File::open(&held.path).unwrap()), Some(note()));
+        }
+    }
+
+    #[test]
+    fn a_holder_whose_note_is_garbage_still_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let _held = Held::take(&path, &note()).unwrap();
+        fs::write(&path, "garbage").unwrap();
+        let error = Held::take(&path, &note()).unwrap_err();
+        assert!(matches!(error, LockError::Held { holder: None, .. }), "{error}");
+        assert!(error.to_string().contains("fuser"));
+    }
+
+    #[test]
+    fn many_starters_leave_one_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        for _ in 0..50 {
+            let holders = std::thread::scope(|scope| {
+                let starters: Vec<_> =
+                    (0..4).map(|_| scope.spawn(|| Held::take(&path, &note()).ok())).collect();
+                let held: Vec<_> =
+                    starters.into_iter().filter_map(|starter| starter.join().unwrap()).collect();
+                held.len()
+            });
+            assert_eq!(holders, 1);
+        }
+    }
+}
