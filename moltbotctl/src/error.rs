@@ -1,0 +1,191 @@
+//! What can go wrong between a client and a gateway, and which command helps.
+
+use std::{fmt, time::Duration};
+
+use serde_json::Value;
+
+/// A failed connection or call.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody answers at the address.
+    #[error("cannot connect to {url}: {reason}")]
+    Connect {
+        /// The address.
+        url: String,
+        /// What the operating system or the other side said.
+        reason: String,
+        /// Whether nobody listens there at all.
+        absent: bool,
+    },
+    /// The address is not on this host and not protected by TLS.
+    #[error("refusing to send credentials over plain {0}")]
+    Plaintext(String),
+    /// The gateway answered with an error.
+    #[error("{0}")]
+    Refused(Box<Refusal>),
+    /// The connection ended.
+    #[error("gateway closed the connection ({0})")]
+    Closed(Closed),
+    /// No answer came in time.
+    #[error("gateway timeout after {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// The gateway sent something that is no answer.
+    #[error("the gateway sent an unexpected {0}")]
+    Unexpected(&'static str),
+    /// A typed answer had another shape.
+    #[error("cannot understand the answer to {method}: {source}")]
+    Shape {
+        /// The method called.
+        method: String,
+        /// What did not fit.
+        source: serde_json::Error,
+    },
+    /// The device key or token file is not usable.
+    #[error("{0:#}")]
+    Identity(anyhow::Error),
+}
+
+/// An error answer, kept as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refusal {
+    /// For programs, such as `INVALID_REQUEST`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// What belongs to it, by method.
+    pub details: Option<Value>,
+    /// The part of a result that came with it.
+    pub payload: Option<Value>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.details.as_ref().and_then(|details| details.get("nodeError")) {
+            Some(error) => {
+                let code = error.get("code").and_then(Value::as_str).unwrap_or("unknown");
+                write!(f, " (node: {code})")
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// The close code; 1006 without a close frame.
+    pub code: u16,
+    /// The reason given.
+    pub reason: String,
+}
+
+impl Closed {
+    /// Without a close frame.
+    #[must_use]
+    pub fn abnormal(reason: impl Into<String>) -> Self {
+        Self { code: 1006, reason: reason.into() }
+    }
+
+    /// Returns what the code means.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self.code {
+            1000 => "normal closure",
+            1002 => "protocol error",
+            1006 => "abnormal closure, no close frame",
+            1008 => "policy violation",
+            1009 => "message too large",
+            1012 => "service restart",
+            1013 => "try again later",
+            4000 => "tick timeout",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(hint) = self.hint() {
+            write!(f, " {hint}")?;
+        }
+        match &*self.reason {
+            "" => write!(f, ": no close reason"),
+            reason => write!(f, ": {reason}"),
+        }
+    }
+}
+
+impl Error {
+    /// Returns the id of the pairing request this device has to wait for.
+    #[must_use]
+    pub fn pairing_request(&self) -> Option<&str> {
+        let Self::Refused(refusal) = self else { return None };
+        if refusal.code != "NOT_PAIRED" {
+            return None;
+        }
+        refusal.details.as_ref()?.get("requestId")?.as_str()
+    }
+
+    /// Returns whether the gateway did not accept the credentials.
+    #[must_use]
+    pub fn is_unauthorized(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.message.starts_with("unauthorized"),
+            Self::Closed(closed) => closed.reason.starts_with("unauthorized"),
+            _ => false,
+        }
+    }
+
+    /// Returns the advice that goes with the error.
+    #[must_use]
+    pub fn advice(&self) -> Option<String> {
+        if let Some(id) = self.pairing_request() {
+            return Some(format!(
+                "approve this device on the gateway's host: moltbotctl devices approve {id}"
+            ));
+        }
+        if self.is_unauthorized() {
+            return Some(
+                "see which credential was sent: moltbotctl where; pass the right one with \
+                 --token-file or --token"
+                    .into(),
+            );
+        }
+        Some(match self {
+            Self::Connect { absent: true, .. } => {
+                "start the gateway with moltbotd, or see what was tried: moltbotctl where".into()
+            }
+            Self::Connect { .. } => "see what was tried: moltbotctl where".into(),
+            Self::Plaintext(_) => {
+                "use a wss:// address or a tunnel; --insecure sends in the clear anyway".into()
+            }
+            Self::Timeout(_) => {
+                "see whether the gateway lives: moltbotctl gateway probe; --timeout waits longer"
+                    .into()
+            }
+            Self::Closed(_) => "see whether the gateway lives: moltbotctl gateway probe".into(),
+            Self::Refused(refusal) => return refusal_advice(refusal),
+            _ => return None,
+        })
+    }
+}
+
+fn refusal_advice(refusal: &Refusal) -> Option<String> {
+    let message = &refusal.message;
+    if message.starts_with("missing scope") {
+        return Some(
+            "ask for more: approve this device's request on the gateway's host: \
+             moltbotctl devices list"
+                .into(),
+        );
+    }
+    if message.starts_with("unknown method") {
+        return Some("see what this gateway offers: moltbotctl gateway probe --json".into());
+    }
+    if message.starts_with("node not connected") || message.starts_with("unknown nodeId") {
+        return Some("see which nodes are connected: moltbotctl nodes list".into());
+    }
+    None
+}
