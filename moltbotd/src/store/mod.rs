@@ -11,8 +11,10 @@ mod inbox;
 mod nodes;
 mod outbox;
 mod pairing;
+mod runs;
 mod sessions;
 mod settings;
+mod transcript;
 mod writer;
 
 use std::{
@@ -30,6 +32,9 @@ pub use self::{
     inbox::InboxRow,
     outbox::{Fate, NewMessage, OutboxRow, OutboxState},
     pairing::PairingRow,
+    runs::{NewRun, RunEnd, RunRow, RunState},
+    sessions::SessionRow,
+    transcript::{MessageRow, NewTranscriptMessage},
 };
 
 const READERS: usize = 4;

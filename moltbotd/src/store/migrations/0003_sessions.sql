@@ -9,6 +9,7 @@ CREATE TABLE session (
 ) STRICT;
 CREATE INDEX session_by_id ON session (session_id);
 CREATE INDEX session_by_update ON session (updated_at_ms DESC);
+CREATE INDEX session_by_label ON session (json_extract(entry, '$.label'));
 
 -- One message of a conversation; `message` is JSON as chat.history shows it.
 CREATE TABLE transcript (
@@ -25,10 +26,10 @@ CREATE TABLE transcript (
 CREATE TABLE run (
     id            TEXT PRIMARY KEY,
     session_key   TEXT NOT NULL,
-    session_id    TEXT NOT NULL,
+    session_id    TEXT,              -- NULL while it waits for its turn
     inbox_id      INTEGER UNIQUE,    -- the channel message that caused it
     state         TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed', 'aborted')),
-    request       TEXT NOT NULL,     -- JSON: enough to take the run up again
+    request       TEXT,              -- JSON: enough to take the run up again; NULL once it ended
     result        TEXT,              -- JSON
     error         TEXT,
     accepted_at_ms INTEGER NOT NULL,
@@ -36,6 +37,7 @@ CREATE TABLE run (
     ended_at_ms   INTEGER
 ) STRICT;
 CREATE INDEX run_open ON run (state) WHERE state IN ('queued', 'running');
+CREATE INDEX run_ended ON run (ended_at_ms) WHERE ended_at_ms IS NOT NULL;
 
 -- A tool call of a run. One that is 'started' when the daemon comes back is
 -- reported to the model as interrupted and is never executed a second time.

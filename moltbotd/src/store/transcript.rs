@@ -1,0 +1,106 @@
+//! Table `transcript`.
+
+use rusqlite::{OptionalExtension as _, Row, params, types::Type};
+use serde_json::Value;
+
+use super::Db;
+
+/// A message to be added.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewTranscriptMessage {
+    /// Identifies the message: eight hexadecimal digits.
+    pub id: String,
+    /// The run that it belongs to.
+    pub run_id: Option<String>,
+    /// When it was written, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// The message as clients see it.
+    pub message: Value,
+}
+
+/// A message of a conversation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MessageRow {
+    /// Its place in the conversation.
+    pub seq: i64,
+    /// Identifies the message.
+    pub id: String,
+    /// The run that it belongs to.
+    pub run_id: Option<String>,
+    /// When it was written, in milliseconds since the epoch.
+    pub at_ms: i64,
+    /// The message as clients see it.
+    pub message: Value,
+}
+
+impl Db<'_> {
+    /// Adds a message at the end of a conversation.
+    pub fn append_message(
+        &self,
+        session_id: &str,
+        message: &NewTranscriptMessage,
+    ) -> rusqlite::Result<()> {
+        let NewTranscriptMessage { id, run_id, at_ms, message } = message;
+        self.0
+            .prepare_cached(
+                "INSERT INTO transcript (session_id, seq, id, run_id, at_ms, message)
+                 VALUES (?1, (SELECT ifnull(max(seq), 0) + 1 FROM transcript WHERE session_id = ?1),
+                         ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![session_id, id, run_id, at_ms, message.to_string()])?;
+        Ok(())
+    }
+
+    /// Returns the newest messages of a conversation, oldest first.
+    pub fn last_messages(
+        &self,
+        session_id: &str,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<MessageRow>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let mut rows = self
+            .0
+            .prepare_cached(
+                "SELECT seq, id, run_id, at_ms, message FROM transcript
+                 WHERE session_id = ?1 ORDER BY seq DESC LIMIT ?2",
+            )?
+            .query_map(params![session_id, limit], message_row)?
+            .collect::<rusqlite::Result<Vec<_>>>()?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// Returns the first message that a person wrote.
+    pub fn first_user_message(&self, session_id: &str) -> rusqlite::Result<Option<Value>> {
+        self.0
+            .prepare_cached(
+                "SELECT seq, id, run_id, at_ms, message FROM transcript
+                 WHERE session_id = ?1 AND json_extract(message, '$.role') = 'user'
+                 ORDER BY seq LIMIT 1",
+            )?
+            .query_row([session_id], message_row)
+            .optional()
+            .map(|row| row.map(|row| row.message))
+    }
+
+    /// Forgets the messages of a conversation.
+    pub fn remove_transcript(&self, session_id: &str) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("DELETE FROM transcript WHERE session_id = ?1")?
+            .execute([session_id])?;
+        Ok(())
+    }
+}
+
+fn message_row(row: &Row<'_>) -> rusqlite::Result<MessageRow> {
+    let text: String = row.get(4)?;
+    let message = serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(4, Type::Text, error.into()))?;
+    Ok(MessageRow {
+        seq: row.get(0)?,
+        id: row.get(1)?,
+        run_id: row.get(2)?,
+        at_ms: row.get(3)?,
+        message,
+    })
+}
