@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::{bus::Bus, config, paths::Paths, rpc::Dedupe, store::Store};
+use crate::{
+    bus::Bus, config, nodes::Nodes, paths::Paths, providers::Models, rpc::Dedupe,
+    sessions::system_events::SystemEvents, store::Store,
+};
 
 /// One field per service.
 #[derive(Debug)]
@@ -19,4 +22,10 @@ pub struct Gateway {
     pub bus: Arc<Bus>,
     /// Answers to repeated calls.
     pub dedupe: Dedupe,
+    /// Connected nodes.
+    pub nodes: Arc<Nodes>,
+    /// The models that can answer.
+    pub models: Arc<Models>,
+    /// What the next turn of a session is to be told.
+    pub system_events: Arc<SystemEvents>,
 }

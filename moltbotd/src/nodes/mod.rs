@@ -1,1 +1,295 @@
 //! Connected nodes and the calls made to them.
+//!
+//! A node is registered by its connection, so that the late end of an old
+//! socket never takes a new one off the list. A call waits for one thing at
+//! most: its deadline, which it takes along to the node.
+
+mod calls;
+mod listing;
+mod pairing;
+mod policy;
+mod registry;
+mod wake_words;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use moltbot_protocol::{
+    Event, Text,
+    events::{node::NodeInvokeRequest, voicewake::VoicewakeChanged},
+    handshake::ConnectParams,
+    methods::node::{NodeError, NodeInvokeNoted, NodeInvokeResult},
+};
+use serde_json::Value;
+use tokio::time::timeout;
+
+pub use self::{calls::AgentCalls, policy::Denial, registry::Answer};
+use self::{
+    policy::Platform,
+    registry::{Connected, Outcome, Registry},
+};
+use crate::{
+    auth::Caller,
+    bus::{self, Bus, Outbox, Push},
+    clock, config, rpc,
+    store::{Store, StoreError},
+};
+
+/// How long a call waits when its caller does not say.
+pub const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+
+/// Fields of `system.run` that stand for a person's approval. Only the gateway
+/// may attach them, so what a client sends of them is dropped.
+const APPROVAL_FIELDS: [&str; 5] =
+    ["approved", "approvalDecision", "approvalId", "decision", "runId"];
+
+/// The nodes and what operators know of them.
+#[derive(Debug)]
+pub struct Nodes {
+    config: Arc<config::Live>,
+    store: Store,
+    bus: Arc<Bus>,
+    registry: Mutex<Registry>,
+}
+
+/// What a node says it offers when it connects.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    /// What it can do.
+    pub caps: Vec<String>,
+    /// Commands it takes.
+    pub commands: Vec<String>,
+    /// What its operating system lets it do.
+    pub permissions: Option<BTreeMap<String, bool>>,
+    /// Its search path.
+    pub path_env: Option<String>,
+}
+
+impl From<&ConnectParams> for Declared {
+    fn from(params: &ConnectParams) -> Self {
+        let texts = |list: &Option<Vec<Text>>| {
+            list.iter().flatten().map(|text| text.as_str().to_owned()).collect()
+        };
+        Self {
+            caps: texts(&params.caps),
+            commands: texts(&params.commands),
+            permissions: params.permissions.clone(),
+            path_env: params.path_env.clone(),
+        }
+    }
+}
+
+/// A command for a node.
+#[derive(Clone, Debug, Default)]
+pub struct Invoke {
+    /// Which node.
+    pub node_id: String,
+    /// Which command.
+    pub command: String,
+    /// Its parameters.
+    pub params: Option<Value>,
+    /// How long to wait; [`DEFAULT_TIMEOUT_MS`] when absent.
+    pub timeout_ms: Option<u64>,
+    /// Handed to the node.
+    pub idempotency_key: Option<String>,
+}
+
+/// Why a node did not run a command.
+#[derive(Debug, thiserror::Error)]
+pub enum InvokeError {
+    /// There is no such node now.
+    #[error("node not connected")]
+    NotConnected,
+    /// Policy forbids it.
+    #[error("node command not allowed")]
+    Denied {
+        /// Why.
+        reason: Denial,
+        /// Which command.
+        command: String,
+    },
+    /// Too many calls wait for this node.
+    #[error("node is busy: {} calls wait for it", registry::MAX_WAITING)]
+    Busy,
+    /// The node does not take frames any more.
+    #[error("failed to send invoke to node")]
+    NotSent,
+    /// The node did not answer in time.
+    #[error("node invoke timed out")]
+    TimedOut,
+    /// The node left before it answered.
+    #[error("node disconnected ({0})")]
+    Disconnected(String),
+    /// The node answered that it failed.
+    #[error("{}", failure_text(.0.as_ref()))]
+    Failed(Option<NodeError>),
+}
+
+impl Nodes {
+    /// Returns an empty registry.
+    #[must_use]
+    pub fn new(config: Arc<config::Live>, store: Store, bus: Arc<Bus>) -> Self {
+        Self { config, store, bus, registry: Mutex::default() }
+    }
+
+    /// Registers a node that passed the handshake and tells it the wake words.
+    /// To be called once its `hello-ok` is queued.
+    pub async fn connected(
+        &self,
+        caller: &Arc<Caller>,
+        outbox: &Arc<Outbox>,
+        declared: Declared,
+    ) -> Result<(), StoreError> {
+        self.register(caller, outbox, declared);
+        self.note_connection(caller).await?;
+        let triggers = self.wake_words().await?;
+        let event = VoicewakeChanged { triggers };
+        outbox.push(bus::addressed(&event), VoicewakeChanged::DELIVERY);
+        Ok(())
+    }
+
+    /// Forgets a connection. Calls sent over it fail at once.
+    pub fn disconnected(&self, conn_id: &str) {
+        self.registry().remove(conn_id);
+    }
+
+    /// Forgets a device whose right to connect was taken away. Calls sent to it
+    /// fail at once; closing its sockets is up to the caller.
+    pub fn drop_device(&self, device_id: &str) {
+        self.registry().remove_node(device_id);
+    }
+
+    /// Runs a command on a node and waits for the answer.
+    pub async fn invoke(&self, invoke: Invoke) -> Result<Answer, InvokeError> {
+        let node =
+            self.registry().find(&invoke.node_id).cloned().ok_or(InvokeError::NotConnected)?;
+        let command = invoke.command.trim().to_owned();
+        policy::check(&self.config.get(), node.platform, &node.commands, &command)
+            .map_err(|reason| InvokeError::Denied { reason, command: command.clone() })?;
+        self.send(&node, Invoke { command, ..invoke }).await
+    }
+
+    /// Takes a node's answer. One that nobody waits for is ignored.
+    pub fn answered(
+        &self,
+        caller: &Caller,
+        result: NodeInvokeResult,
+    ) -> rpc::Result<NodeInvokeNoted> {
+        if result.node_id.trim() != caller.node_id() {
+            return Err(rpc::Error::invalid("nodeId mismatch"));
+        }
+        let awaited = self.registry().settle(caller.node_id(), result);
+        Ok(NodeInvokeNoted { ok: true, ignored: (!awaited).then_some(true) })
+    }
+
+    /// Returns whether a phone or tablet is connected.
+    pub fn has_mobile(&self) -> bool {
+        self.registry().all().any(|node| {
+            let platform = node.caller.client.platform.to_lowercase();
+            ["ios", "ipados", "android"].iter().any(|prefix| platform.starts_with(prefix))
+        })
+    }
+
+    /// Returns whether a connected node offers a command.
+    pub fn offers(&self, node_id: &str, command: &str) -> bool {
+        let registry = self.registry();
+        registry
+            .find(node_id)
+            .is_some_and(|node| node.commands.iter().any(|offered| offered == command))
+    }
+
+    /// Returns the words that wake a listening device.
+    pub async fn wake_words(&self) -> Result<Vec<String>, StoreError> {
+        let set = self.store.read(|db| db.setting(wake_words::SETTING)).await?;
+        Ok(set.unwrap_or_else(wake_words::defaults))
+    }
+
+    /// Replaces the wake words, tells everybody, and returns what was kept.
+    pub async fn set_wake_words(&self, words: &[Value]) -> Result<Vec<String>, StoreError> {
+        let triggers = wake_words::normalize(words);
+        let stored = triggers.clone();
+        self.store.write(move |db| db.put_setting(wake_words::SETTING, &stored)).await?;
+        self.bus.publish(&VoicewakeChanged { triggers: triggers.clone() });
+        Ok(triggers)
+    }
+
+    fn register(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>, declared: Declared) {
+        let client = &caller.client;
+        let platform = Platform::of(&client.platform, client.device_family.as_deref());
+        let mut caps = declared.caps;
+        caps.sort_unstable();
+        caps.dedup();
+        self.registry().add(Connected {
+            caller: Arc::clone(caller),
+            outbox: Arc::clone(outbox),
+            platform,
+            caps,
+            commands: policy::filter(&self.config.get(), platform, declared.commands),
+            permissions: declared.permissions,
+            path_env: declared.path_env,
+            connected_at_ms: u64::try_from(clock::now_ms()).unwrap_or_default(),
+        });
+    }
+
+    async fn send(&self, node: &Connected, invoke: Invoke) -> Result<Answer, InvokeError> {
+        let event = NodeInvokeRequest {
+            id: uuid::Uuid::new_v4().to_string(),
+            node_id: node.caller.node_id().to_owned(),
+            params_json: params_text(&invoke.command, invoke.params),
+            command: invoke.command,
+            timeout_ms: invoke.timeout_ms,
+            idempotency_key: invoke.idempotency_key,
+        };
+        let waiting = Waiting { nodes: self, id: &event.id };
+        let outcome = self.registry().wait(waiting.id, &node.caller).ok_or(InvokeError::Busy)?;
+        if node.outbox.push(bus::addressed(&event), NodeInvokeRequest::DELIVERY) != Push::Queued {
+            return Err(InvokeError::NotSent);
+        }
+        let limit = Duration::from_millis(invoke.timeout_ms.unwrap_or(DEFAULT_TIMEOUT_MS));
+        match timeout(limit, outcome).await {
+            Err(_) => Err(InvokeError::TimedOut),
+            Ok(Ok(Outcome::Answered(answer))) => Ok(answer),
+            Ok(Ok(Outcome::Failed(error))) => Err(InvokeError::Failed(error)),
+            Ok(Ok(Outcome::Disconnected) | Err(_)) => Err(InvokeError::Disconnected(event.command)),
+        }
+    }
+
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a call off the list however it ends, its caller's leaving included.
+struct Waiting<'a> {
+    nodes: &'a Nodes,
+    id: &'a str,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.nodes.registry().forget(self.id);
+    }
+}
+
+/// Returns parameters as the text that nodes expect.
+fn params_text(command: &str, params: Option<Value>) -> Option<String> {
+    let mut params = params?;
+    if command == "system.run"
+        && let Value::Object(fields) = &mut params
+    {
+        for field in APPROVAL_FIELDS {
+            fields.shift_remove(field);
+        }
+    }
+    Some(params.to_string())
+}
+
+fn failure_text(error: Option<&NodeError>) -> &str {
+    error.and_then(|error| error.message.as_deref()).unwrap_or("node invoke failed")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,3 @@
 //! Conversations: their keys, their settings, their transcripts.
+
+pub mod system_events;

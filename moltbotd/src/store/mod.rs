@@ -30,6 +30,7 @@ pub use self::{
     devices::{Device, DeviceToken},
     drafts::Draft,
     inbox::InboxRow,
+    nodes::NodeDevice,
     outbox::{Fate, NewMessage, OutboxRow, OutboxState},
     pairing::PairingRow,
     runs::{NewRun, RunEnd, RunRow, RunState},

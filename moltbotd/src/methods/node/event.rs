@@ -1,0 +1,143 @@
+//! `node.event`
+//!
+//! The answer is the same whatever became of an event: nodes ignore it.
+
+use moltbot_protocol::methods::{node::NodeEvent, system::Done};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{methods::Context, rpc::Result};
+
+/// Longest session key a node may name, in bytes.
+const MAX_KEY: usize = 512;
+
+/// Longest report of a program's end, in characters.
+const MAX_OUTPUT_CHARS: usize = 20_000;
+
+pub(super) async fn event(cx: Context, event: NodeEvent) -> Result<Done> {
+    match &*event.event {
+        "chat.subscribe" => listen(&cx, &event, true),
+        "chat.unsubscribe" => listen(&cx, &event, false),
+        "exec.started" | "exec.finished" | "exec.denied" => report(&cx, &event),
+        kind => tracing::debug!(kind, node = cx.caller.node_id(), "node event ignored"),
+    }
+    Ok(Done::OK)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Subscription {
+    session_key: String,
+}
+
+fn listen(cx: &Context, event: &NodeEvent, listen: bool) {
+    let Some(Subscription { session_key }) = payload(event) else { return };
+    let session_key = session_key.trim();
+    if !session_key.is_empty() && session_key.len() <= MAX_KEY {
+        cx.gateway.bus.subscribe(&cx.caller.conn_id, session_key, listen);
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Execution {
+    session_key: Option<String>,
+    run_id: Option<String>,
+    command: Option<String>,
+    reason: Option<String>,
+    exit_code: Option<i64>,
+    timed_out: Option<bool>,
+    output: Option<String>,
+}
+
+/// Keeps what happened to a program for the next turn of its session. A node
+/// that runs no programs has nothing to say about them.
+fn report(cx: &Context, event: &NodeEvent) {
+    let node_id = cx.caller.node_id();
+    let Some(execution) = payload::<Execution>(event) else { return };
+    if !cx.gateway.nodes.offers(node_id, "system.run") {
+        return;
+    }
+    let default_key = || format!("node-{node_id}");
+    let session_key =
+        trimmed(execution.session_key.as_deref()).map_or_else(default_key, Into::into);
+    if session_key.len() <= MAX_KEY {
+        let text = sentence(&event.event, node_id, &execution);
+        cx.gateway.system_events.queue(&session_key, text);
+    }
+}
+
+fn sentence(kind: &str, node_id: &str, execution: &Execution) -> String {
+    let run = trimmed(execution.run_id.as_deref());
+    let run = run.map_or_else(String::new, |run| format!(" id={run}"));
+    let command = trimmed(execution.command.as_deref());
+    let command = command.map_or_else(String::new, |command| format!(": {command}"));
+    match kind {
+        "exec.started" => format!("Exec started (node={node_id}{run}){command}"),
+        "exec.denied" => {
+            let reason = trimmed(execution.reason.as_deref());
+            let reason = reason.map_or_else(String::new, |reason| format!(", {reason}"));
+            format!("Exec denied (node={node_id}{run}{reason}){command}")
+        }
+        _ => {
+            let end = match (execution.timed_out, execution.exit_code) {
+                (Some(true), _) => "timeout".to_owned(),
+                (_, Some(code)) => format!("code {code}"),
+                (_, None) => "code ?".to_owned(),
+            };
+            let output = trimmed(execution.output.as_deref()).unwrap_or_default();
+            let output: String = output.chars().take(MAX_OUTPUT_CHARS).collect();
+            let gap = if output.is_empty() { "" } else { "\n" };
+            format!("Exec finished (node={node_id}{run}, {end}){gap}{output}")
+        }
+    }
+}
+
+/// Returns what an event carries, as an object or as text; `None` when it is
+/// not what the kind of event needs.
+fn payload<T: DeserializeOwned>(event: &NodeEvent) -> Option<T> {
+    if let Some(text) = &event.payload_json {
+        return serde_json::from_str(text).ok();
+    }
+    T::deserialize(event.payload.as_ref().unwrap_or(&Value::Null)).ok()
+}
+
+fn trimmed(text: Option<&str>) -> Option<&str> {
+    text.map(str::trim).filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn execution(json: &str) -> Execution {
+        serde_json::from_str(json).unwrap()
+    }
+
+    #[test]
+    fn programs_are_told_of_in_the_words_of_the_reference() {
+        let finished = execution(r#"{"runId":"r","exitCode":0,"timedOut":false,"output":"hi\n"}"#);
+        let text = sentence("exec.finished", "n", &finished);
+        assert_eq!(text, "Exec finished (node=n id=r, code 0)\nhi");
+        let late = execution(r#"{"runId":"r","timedOut":true}"#);
+        assert_eq!(sentence("exec.finished", "n", &late), "Exec finished (node=n id=r, timeout)");
+        let started = execution(r#"{"runId":"r","command":"ls"}"#);
+        assert_eq!(sentence("exec.started", "n", &started), "Exec started (node=n id=r): ls");
+        let denied = execution(r#"{"runId":"r","reason":"security=deny","command":"ls"}"#);
+        let text = sentence("exec.denied", "n", &denied);
+        assert_eq!(text, "Exec denied (node=n id=r, security=deny): ls");
+    }
+
+    #[test]
+    fn a_payload_may_be_an_object_or_text() {
+        let event = |json: &str| serde_json::from_str::<NodeEvent>(json).unwrap();
+        let key = |event: &NodeEvent| payload::<Subscription>(event).map(|it| it.session_key);
+        let text = event(r#"{"event":"chat.subscribe","payloadJSON":"{\"sessionKey\":\"a\"}"}"#);
+        assert_eq!(key(&text).as_deref(), Some("a"));
+        let object =
+            event(r#"{"event":"chat.subscribe","payload":{"sessionKey":"b"},"payloadJSON":null}"#);
+        assert_eq!(key(&object).as_deref(), Some("b"));
+        assert_eq!(key(&event(r#"{"event":"chat.subscribe","payloadJSON":"{"}"#)), None);
+        assert_eq!(key(&event(r#"{"event":"chat.subscribe"}"#)), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! Which commands a node may be asked to run.
+
+use crate::config;
+
+const CANVAS: &[&str] = &[
+    "canvas.present",
+    "canvas.hide",
+    "canvas.navigate",
+    "canvas.eval",
+    "canvas.snapshot",
+    "canvas.a2ui.push",
+    "canvas.a2ui.pushJSONL",
+    "canvas.a2ui.reset",
+];
+const CAMERA: &[&str] = &["camera.list", "camera.snap", "camera.clip"];
+const SCREEN: &[&str] = &["screen.record"];
+const LOCATION: &[&str] = &["location.get"];
+const SMS: &[&str] = &["sms.send"];
+const SYSTEM: &[&str] = &[
+    "system.run",
+    "system.which",
+    "system.notify",
+    "system.execApprovals.get",
+    "system.execApprovals.set",
+    "browser.proxy",
+];
+
+/// The kind of system a node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Platform {
+    Ios,
+    Android,
+    Macos,
+    Windows,
+    Linux,
+    Unknown,
+}
+
+impl Platform {
+    /// Tells the platform from what a node says of itself.
+    pub(super) fn of(platform: &str, device_family: Option<&str>) -> Self {
+        const PREFIXES: [(&str, Platform); 6] = [
+            ("ios", Platform::Ios),
+            ("android", Platform::Android),
+            ("mac", Platform::Macos),
+            ("darwin", Platform::Macos),
+            ("win", Platform::Windows),
+            ("linux", Platform::Linux),
+        ];
+        const FAMILIES: [(&str, Platform); 7] = [
+            ("iphone", Platform::Ios),
+            ("ipad", Platform::Ios),
+            ("ios", Platform::Ios),
+            ("android", Platform::Android),
+            ("mac", Platform::Macos),
+            ("windows", Platform::Windows),
+            ("linux", Platform::Linux),
+        ];
+        let platform = platform.trim().to_lowercase();
+        let family = device_family.unwrap_or_default().trim().to_lowercase();
+        let by_platform = PREFIXES.iter().find(|(prefix, _)| platform.starts_with(prefix));
+        let by_family = || FAMILIES.iter().find(|(part, _)| family.contains(part));
+        by_platform.or_else(by_family).map_or(Self::Unknown, |&(_, found)| found)
+    }
+
+    fn groups(self) -> &'static [&'static [&'static str]] {
+        match self {
+            Self::Ios => &[CANVAS, CAMERA, SCREEN, LOCATION],
+            Self::Android => &[CANVAS, CAMERA, SCREEN, LOCATION, SMS],
+            Self::Macos => &[CANVAS, CAMERA, SCREEN, LOCATION, SYSTEM],
+            Self::Windows | Self::Linux => &[SYSTEM],
+            Self::Unknown => &[CANVAS, CAMERA, SCREEN, LOCATION, SMS, SYSTEM],
+        }
+    }
+}
+
+/// Why a command is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// No command was named.
+    #[error("command required")]
+    Blank,
+    /// Neither the platform nor the configuration allows it.
+    #[error("command not allowlisted")]
+    NotAllowed,
+    /// The node offers others only.
+    #[error("command not declared by node")]
+    NotDeclared,
+    /// The node offers nothing.
+    #[error("node did not declare commands")]
+    NothingDeclared,
+}
+
+/// Returns whether a node of this platform may be asked to run a command.
+pub(super) fn allows(config: &config::Config, platform: Platform, command: &str) -> bool {
+    let lists = &config.gateway.nodes;
+    let named = |list: &[String]| list.iter().any(|name| name.trim() == command);
+    if named(&lists.deny_commands) {
+        return false;
+    }
+    platform.groups().iter().any(|group| group.contains(&command)) || named(&lists.allow_commands)
+}
+
+/// Keeps what policy allows of the commands a node offers.
+pub(super) fn filter(
+    config: &config::Config,
+    platform: Platform,
+    commands: impl IntoIterator<Item = String>,
+) -> Vec<String> {
+    let mut kept: Vec<String> = commands
+        .into_iter()
+        .map(|command| command.trim().to_owned())
+        .filter(|command| !command.is_empty() && allows(config, platform, command))
+        .collect();
+    kept.sort_unstable();
+    kept.dedup();
+    kept
+}
+
+/// Decides whether a command may be sent to a node. The configuration of this
+/// moment counts, not that of the moment the node connected.
+pub(super) fn check(
+    config: &config::Config,
+    platform: Platform,
+    declared: &[String],
+    command: &str,
+) -> Result<(), Denial> {
+    if command.is_empty() {
+        return Err(Denial::Blank);
+    }
+    if !allows(config, platform, command) {
+        return Err(Denial::NotAllowed);
+    }
+    if declared.is_empty() {
+        return Err(Denial::NothingDeclared);
+    }
+    if !declared.iter().any(|name| name == command) {
+        return Err(Denial::NotDeclared);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(allow: &[&str], deny: &[&str]) -> config::Config {
+        let mut config = config::Config::default();
+        config.gateway.nodes.allow_commands = allow.iter().map(|&name| name.into()).collect();
+        config.gateway.nodes.deny_commands = deny.iter().map(|&name| name.into()).collect();
+        config
+    }
+
+    #[test]
+    fn the_platform_comes_first_and_the_family_second() {
+        for (platform, family, expected) in [
+            ("iOS 18.1", None, Platform::Ios),
+            ("iPadOS 18", Some("iPad"), Platform::Ios),
+            ("iPadOS 18", None, Platform::Unknown),
+            ("android", Some("Mac"), Platform::Android),
+            ("macOS 15", None, Platform::Macos),
+            ("darwin", None, Platform::Macos),
+            ("win32", None, Platform::Windows),
+            ("linux", None, Platform::Linux),
+            ("plan9", Some("Linux box"), Platform::Linux),
+            ("plan9", None, Platform::Unknown),
+        ] {
+            assert_eq!(Platform::of(platform, family), expected, "{platform} {family:?}");
+        }
+    }
+
+    #[test]
+    fn each_platform_has_its_default_commands() {
+        let config = config(&[], &[]);
+        for (command, platforms) in [
+            ("canvas.eval", "iam?"),
+            ("camera.snap", "iam?"),
+            ("screen.record", "iam?"),
+            ("location.get", "iam?"),
+            ("sms.send", "a?"),
+            ("system.run", "mwl?"),
+            ("browser.proxy", "mwl?"),
+            ("rm.all", ""),
+        ] {
+            for (letter, platform) in [
+                ('i', Platform::Ios),
+                ('a', Platform::Android),
+                ('m', Platform::Macos),
+                ('w', Platform::Windows),
+                ('l', Platform::Linux),
+                ('?', Platform::Unknown),
+            ] {
+                let expected = platforms.contains(letter);
+                assert_eq!(allows(&config, platform, command), expected, "{command} {platform:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_configuration_adds_and_removes_and_removing_wins() {
+        let config = config(&["my.command", "other.command"], &["other.command", "system.run"]);
+        assert!(allows(&config, Platform::Ios, "my.command"));
+        assert!(!allows(&config, Platform::Linux, "other.command"));
+        assert!(!allows(&config, Platform::Linux, "system.run"));
+        assert!(allows(&config, Platform::Linux, "system.which"));
+    }
+
+    #[test]
+    fn the_first_reason_in_order_is_given() {
+        let config = config(&[], &[]);
+        let declared = ["system.which".to_owned()];
+        let check =
+            |declared: &[String], command| check(&config, Platform::Linux, declared, command);
+        assert_eq!(check(&declared, ""), Err(Denial::Blank));
+        assert_eq!(check(&[], "camera.snap"), Err(Denial::NotAllowed));
+        assert_eq!(check(&declared, "system.run"), Err(Denial::NotDeclared));
+        assert_eq!(check(&[], "system.run"), Err(Denial::NothingDeclared));
+        assert_eq!(check(&declared, "system.which"), Ok(()));
+    }
+
+    #[test]
+    fn declarations_are_trimmed_and_filtered() {
+        let offered = [" system.which ", "", "camera.snap", "system.run", "bogus"];
+        let kept = filter(&config(&[], &[]), Platform::Linux, offered.map(String::from));
+        assert_eq!(kept, ["system.run", "system.which"]);
+    }
+}
