@@ -32,6 +32,9 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Further environment variables.
     pub variables: Vec<(String, String)>,
+    /// Name of the profile: one of its own by default, because a host runs one
+    /// daemon of a profile.
+    pub profile: String,
 }
 
 impl Default for Options {
@@ -45,7 +48,8 @@ impl Options {
     /// A daemon with a configuration of one's own.
     #[must_use]
     pub fn with(config: Value) -> Self {
-        Self { config, arguments: Vec::new(), variables: Vec::new() }
+        let profile = format!("test-{}", &uuid::Uuid::new_v4().simple().to_string()[..12]);
+        Self { config, arguments: Vec::new(), variables: Vec::new(), profile }
     }
 }
 
@@ -283,6 +287,7 @@ fn variables(home: &Path, options: &Options) -> Vec<(String, String)> {
         ("XDG_DATA_HOME".to_owned(), path("data")),
         ("MOLTBOT_CONFIG_PATH".to_owned(), path("moltbot.json")),
         ("MOLTBOT_STATE_DIR".to_owned(), path("state")),
+        ("MOLTBOT_PROFILE".to_owned(), options.profile.clone()),
     ];
     variables.extend(options.variables.iter().cloned());
     variables

@@ -1,0 +1,192 @@
+//! Compares a recorded value with ours, placeholders and all.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+
+/// The values that stand behind placeholders such as `<uuid:1>`.
+#[derive(Debug, Default)]
+pub(super) struct Bindings(HashMap<String, Value>);
+
+impl Bindings {
+    /// Notes what a placeholder stands for.
+    pub(super) fn bind(&mut self, placeholder: &str, value: Value) {
+        self.0.insert(placeholder.to_owned(), value);
+    }
+
+    /// Puts values in the place of placeholders.
+    pub(super) fn fill(&self, recorded: &Value) -> Value {
+        match recorded {
+            Value::String(text) => self.fill_text(text),
+            Value::Array(items) => items.iter().map(|item| self.fill(item)).collect(),
+            Value::Object(fields) => {
+                fields.iter().map(|(name, value)| (name.clone(), self.fill(value))).collect()
+            }
+            other => other.clone(),
+        }
+    }
+
+    fn fill_text(&self, text: &str) -> Value {
+        if let Some(value) = self.0.get(text) {
+            return value.clone();
+        }
+        let filled = self.0.iter().fold(text.to_owned(), |text, (placeholder, value)| {
+            value.as_str().map_or_else(|| text.clone(), |value| text.replace(placeholder, value))
+        });
+        filled.into()
+    }
+
+    /// Compares a recorded value with ours and notes what placeholders stand
+    /// for. `tell` gets the path and the difference.
+    pub(super) fn compare(
+        &mut self,
+        recorded: &Value,
+        ours: &Value,
+        path: &str,
+        tell: &mut impl FnMut(&str, String),
+    ) {
+        match (recorded, ours) {
+            (Value::Object(recorded), Value::Object(ours)) => {
+                for (name, value) in recorded {
+                    let path = join(path, name);
+                    match ours.get(name) {
+                        Some(ours) => self.compare(value, ours, &path, tell),
+                        // A name that varies cannot be looked up.
+                        None if is_placeholder(name) => {}
+                        None => tell(&path, "missing".into()),
+                    }
+                }
+                let varies = recorded.keys().any(|name| is_placeholder(name));
+                for name in ours.keys().filter(|name| !varies && !recorded.contains_key(*name)) {
+                    tell(&join(path, name), "extra".into());
+                }
+            }
+            (Value::Array(recorded), Value::Array(ours)) if is_name_list(path) => {
+                for name in recorded.iter().filter(|name| !ours.contains(name)) {
+                    tell(path, format!("without {name}"));
+                }
+                for name in ours.iter().filter(|name| !recorded.contains(name)) {
+                    tell(path, format!("with {name}"));
+                }
+            }
+            (Value::Array(recorded), Value::Array(ours)) => {
+                if recorded.len() != ours.len() {
+                    tell(path, "length".to_owned());
+                }
+                let path = format!("{path}[]");
+                for (recorded, ours) in recorded.iter().zip(ours) {
+                    self.compare(recorded, ours, &path, tell);
+                }
+            }
+            (Value::String(text), ours) => self.compare_text(text, ours, path, tell),
+            (Value::Number(_), Value::Number(_)) if is_counter(path) => {}
+            (recorded, ours) if recorded == ours => {}
+            (recorded, ours) => tell(path, told(recorded, ours)),
+        }
+    }
+
+    fn compare_text(
+        &mut self,
+        recorded: &str,
+        ours: &Value,
+        path: &str,
+        tell: &mut impl FnMut(&str, String),
+    ) {
+        let fits = match placeholder_kind(recorded) {
+            Some("ms" | "int" | "pid" | "port") => ours.is_u64(),
+            Some("num" | "ms.float") => ours.is_number(),
+            Some(_) => ours.is_string(),
+            None => {
+                ours.as_str().is_some_and(|ours| pattern_fits(recorded, ours) || is_speech(path))
+            }
+        };
+        if !fits {
+            tell(path, told(&recorded.into(), ours));
+        } else if placeholder_kind(recorded).is_some() {
+            self.0.insert(recorded.to_owned(), ours.clone());
+        }
+    }
+}
+
+fn join(path: &str, name: &str) -> String {
+    let name = if is_placeholder(name) { "<name>" } else { name };
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}
+
+/// Lists of names whose order means nothing.
+fn is_name_list(path: &str) -> bool {
+    path.ends_with("features.methods") || path.ends_with("features.events")
+}
+
+/// Numbers that depend on what happened before the recording.
+fn is_counter(path: &str) -> bool {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    matches!(name, "seq" | "presence" | "health" | "ts" | "timestamp")
+}
+
+/// Text a model was still saying when the frame was sent: where it was cut
+/// depends on timing.
+fn is_speech(path: &str) -> bool {
+    path.ends_with("data.text") || path.ends_with("data.delta") || path == "delta.text"
+}
+
+fn told(recorded: &Value, ours: &Value) -> String {
+    format!("recorded {}, ours {}", short(recorded), short(ours))
+}
+
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(160) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text,
+    }
+}
+
+fn is_placeholder(text: &str) -> bool {
+    placeholder_kind(text).is_some() || (text.contains('<') && text.contains('>'))
+}
+
+/// Returns the word in `<word>` or `<word:1>` when that is the whole text.
+fn placeholder_kind(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('<')?.strip_suffix('>')?;
+    let kind = inner.split(':').next()?;
+    KINDS.contains(&kind).then_some(kind)
+}
+
+const KINDS: &[&str] = &[
+    "uuid", "hex64", "hex32", "key", "sig", "ms", "ms.float", "int", "num", "iso", "host", "ip",
+    "state", "home", "work", "pkg", "logdir", "port", "pid", "kernel", "dir",
+];
+
+/// Returns whether a text fits one with placeholders inside.
+fn pattern_fits(pattern: &str, text: &str) -> bool {
+    let mut parts = Vec::new();
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('<') {
+        match after.split_once('>') {
+            Some((inner, after)) if placeholder_kind(&format!("<{inner}>")).is_some() => {
+                parts.push(before.to_owned());
+                rest = after;
+            }
+            _ => return pattern == text,
+        }
+    }
+    parts.push(rest.to_owned());
+    wildcard_fits(&parts, text)
+}
+
+/// Returns whether `text` consists of the parts with anything between them.
+pub(super) fn wildcard_fits<T: AsRef<str>>(parts: &[T], text: &str) -> bool {
+    let (first, last) = (parts[0].as_ref(), parts[parts.len() - 1].as_ref());
+    if parts.len() == 1 {
+        return first == text;
+    }
+    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    for part in &parts[1..parts.len() - 1] {
+        match rest.find(part.as_ref()) {
+            Some(at) => rest = &rest[at + part.as_ref().len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}

@@ -1,0 +1,51 @@
+//! The differences that are meant.
+
+use std::collections::BTreeSet;
+
+use moltbot_tests::programs::source_root;
+use serde::Deserialize;
+
+use super::compare::wildcard_fits;
+
+/// The content of `differences.json5`.
+#[derive(Debug, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Accepted(Vec<Reason>);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reason {
+    /// Why ours is different.
+    #[serde(rename = "reason")]
+    _reason: String,
+    /// Lines as the test prints them; `*` stands for anything.
+    differences: Vec<String>,
+}
+
+impl Accepted {
+    /// Reads the committed list.
+    pub(super) fn load() -> Self {
+        let path = source_root().join("tests/fixtures/transcripts/differences.json5");
+        json5::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    /// Returns the differences that nothing in the list allows.
+    pub(super) fn unlisted(&self, found: &BTreeSet<String>) -> Vec<String> {
+        let unlisted = found.iter().filter(|line| !self.patterns().any(|one| fits(one, line)));
+        unlisted.cloned().collect()
+    }
+
+    /// Returns the entries that no difference needs.
+    pub(super) fn no_longer_found(&self, found: &BTreeSet<String>) -> Vec<String> {
+        let gone = self.patterns().filter(|one| !found.iter().any(|line| fits(one, line)));
+        gone.map(str::to_owned).collect()
+    }
+
+    fn patterns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flat_map(|reason| reason.differences.iter().map(String::as_str))
+    }
+}
+
+fn fits(pattern: &str, line: &str) -> bool {
+    wildcard_fits(&pattern.split('*').collect::<Vec<_>>(), line)
+}

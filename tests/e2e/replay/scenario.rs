@@ -1,0 +1,369 @@
+//! One scenario against one daemon.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use moltbot_tests::{Client, Connect, Daemon, Device, Options, Version};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::{
+    compare::Bindings,
+    transcript::{self, Line},
+};
+
+/// The methods whose answers are compared; calls of others are left out.
+const METHODS: &[&str] = &[
+    "agent",
+    "agent.identity.get",
+    "agent.wait",
+    "agents.list",
+    "channels.status",
+    "chat.abort",
+    "chat.history",
+    "chat.inject",
+    "chat.send",
+    "config.get",
+    "config.schema",
+    "connect",
+    "device.pair.approve",
+    "device.pair.list",
+    "device.pair.reject",
+    "device.token.revoke",
+    "device.token.rotate",
+    "health",
+    "last-heartbeat",
+    "logs.tail",
+    "models.list",
+    "node.describe",
+    "node.event",
+    "node.invoke",
+    "node.invoke.result",
+    "node.list",
+    "node.pair.approve",
+    "node.pair.list",
+    "node.pair.reject",
+    "node.pair.request",
+    "node.pair.verify",
+    "node.rename",
+    "send",
+    "sessions.delete",
+    "sessions.list",
+    "sessions.patch",
+    "sessions.preview",
+    "sessions.reset",
+    "sessions.resolve",
+    "status",
+    "system-event",
+    "system-presence",
+    "talk.mode",
+    "voicewake.get",
+    "voicewake.set",
+];
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(25);
+/// How long an event may take of which none was seen yet.
+const EVENT: Duration = Duration::from_secs(5);
+/// The same for those that a clock sends.
+const CLOCK_EVENT: Duration = Duration::from_secs(32);
+
+/// A scenario being replayed.
+pub(super) struct Scenario {
+    name: &'static str,
+    daemon: Daemon,
+    clients: HashMap<String, Client>,
+    bindings: Bindings,
+    devices: HashMap<String, Device>,
+    /// Requests that were sent, by connection and id.
+    asked: HashMap<(String, String), String>,
+    /// Kinds of events already compared, or waited for in vain.
+    seen: HashSet<(String, String)>,
+    found: BTreeSet<String>,
+}
+
+impl Scenario {
+    /// Starts a daemon for it.
+    pub(super) async fn start(name: &'static str, options: Options) -> Self {
+        Self {
+            name,
+            daemon: Daemon::start_with(options).await,
+            clients: HashMap::new(),
+            bindings: Bindings::default(),
+            devices: HashMap::new(),
+            asked: HashMap::new(),
+            seen: HashSet::new(),
+            found: BTreeSet::new(),
+        }
+    }
+
+    /// Plays the transcript and returns the differences.
+    pub(super) async fn replay(mut self) -> BTreeSet<String> {
+        for line in transcript::read(self.name) {
+            if line.note.as_deref() == Some("SIGTERM") {
+                self.daemon.signal(Signal::SIGTERM);
+            }
+            let (Some(conn), dir) = (line.conn.clone(), line.dir.as_deref()) else { continue };
+            match dir {
+                Some("open") => self.open(conn, &line).await,
+                Some("out") => self.say(&conn, &line).await,
+                Some("in") => self.hear(&conn, line.frame.as_ref().unwrap()).await,
+                Some("close") => self.close(&conn, &line).await,
+                _ => self.call(&conn, &line).await,
+            }
+        }
+        self.found
+    }
+
+    async fn open(&mut self, conn: String, line: &Line) {
+        let headers: Vec<_> = line
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+            .collect();
+        let url = format!("{}{}", self.daemon.url(), line.url.as_deref().unwrap_or("/"));
+        match Client::open(&url, &headers).await {
+            Ok(client) => {
+                self.clients.insert(conn, client);
+            }
+            Err(refusal) => self.tell("upgrade", "", format!("refused: {}", refusal.reason)),
+        }
+    }
+
+    async fn say(&mut self, conn: &str, line: &Line) {
+        let Some(frame) = self.outgoing(conn, line) else { return };
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        match frame {
+            Outgoing::Text(text) => client.send_text(&text).await,
+            Outgoing::Binary(bytes) => client.send_binary(&bytes).await,
+        }
+    }
+
+    fn outgoing(&mut self, conn: &str, line: &Line) -> Option<Outgoing> {
+        if let Some(raw) = &line.raw {
+            return Some(Outgoing::Text(raw.clone()));
+        }
+        if let Some(hex) = &line.binary {
+            let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            return Some(Outgoing::Binary((0..hex.len()).step_by(2).map(byte).collect()));
+        }
+        // The recorder says "one request of 600 KB" instead of storing it: our
+        // limit is another one and has its own test.
+        let recorded = line.frame.as_ref()?;
+        let mut frame = self.bindings.fill(recorded);
+        let method = recorded["method"].as_str().unwrap_or_default().to_owned();
+        let is_call = recorded["type"] == "req" && !recorded["method"].is_null();
+        // Unknown names are part of the comparison, known ones of later work are not.
+        if is_call && known_elsewhere(&method) {
+            return None;
+        }
+        if method == "connect" && !recorded["params"]["device"].is_null() {
+            frame["params"] = self.prove(conn, &recorded["params"], frame["params"].clone());
+        }
+        replace_times(&mut frame);
+        self.asked.insert((conn.to_owned(), recorded["id"].to_string()), method);
+        let text = frame.to_string();
+        let binary = line.note.as_deref().is_some_and(|note| note.contains("binary"));
+        Some(if binary { Outgoing::Binary(text.into_bytes()) } else { Outgoing::Text(text) })
+    }
+
+    /// Signs anew what a device signed, and spoils again what was spoilt.
+    fn prove(&mut self, conn: &str, recorded: &Value, mut params: Value) -> Value {
+        let (nonce, now) = self
+            .clients
+            .get(conn)
+            .map_or_else(|| (String::new(), 0), |one| (one.nonce.clone(), one.challenged_at));
+        let proof = &recorded["device"];
+        let key = proof["publicKey"].as_str().unwrap();
+        let device = self.devices.entry(key.to_owned()).or_default().clone();
+        self.bindings.bind(key, device.public_key().into());
+        if conn != "dev-id" {
+            self.bindings.bind(proof["id"].as_str().unwrap(), device.id().into());
+        }
+        let version = if proof["nonce"].is_null() { Version::V1 } else { Version::V2 };
+        let mut connect = Connect::with({
+            params.as_object_mut().unwrap().remove("device");
+            params
+        })
+        .device(&device, version);
+        if conn == "dev-stale" {
+            connect.signed_at = Some(now - 660_000);
+        }
+        let mut params = connect.signed(&nonce, now);
+        let device = &mut params["device"];
+        match conn {
+            "dev-id" => device["id"] = "0".repeat(64).into(),
+            "dev-sig" => device["signature"] = "A".repeat(86).into(),
+            "dev-nonce" => device["nonce"] = "deadbeef".into(),
+            "dev-key" => device["publicKey"] = "AAAA".into(),
+            _ => {}
+        }
+        params
+    }
+
+    async fn hear(&mut self, conn: &str, recorded: &Value) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        if recorded["event"] == "connect.challenge" {
+            let ours = client.challenge.clone();
+            return self.compare("connect.challenge", recorded, &ours);
+        }
+        if recorded["type"] == "event" {
+            return self.hear_event(conn, recorded).await;
+        }
+        let Some(method) = self.asked.get(&(conn.to_owned(), recorded["id"].to_string())).cloned()
+        else {
+            // Answers to broken frames carry an id that nobody chose.
+            if recorded["id"] == "invalid" || recorded["error"].to_string().contains("frame") {
+                self.hear_answer(conn, "broken frame", recorded).await;
+            }
+            return;
+        };
+        self.hear_answer(conn, &method, recorded).await;
+    }
+
+    async fn hear_answer(&mut self, conn: &str, method: &str, recorded: &Value) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        let id = self.bindings.fill(&recorded["id"]);
+        let fits = |frame: &Value| frame["type"] == "res" && frame["id"] == id;
+        let ours = tokio::time::timeout(ANSWER, client.read_where(fits)).await;
+        match ours {
+            Ok(Some(ours)) => self.compare(method, recorded, &ours),
+            Ok(None) | Err(_) => self.tell(method, "", "no answer".into()),
+        }
+    }
+
+    async fn hear_event(&mut self, conn: &str, recorded: &Value) {
+        let kind = kind(recorded);
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        let first = self.seen.insert((conn.to_owned(), kind.clone()));
+        // How often these come depends on timing: one is enough.
+        let patience = match (first, recorded["event"].as_str().unwrap_or_default()) {
+            (false, _) => Duration::from_millis(1),
+            (true, "tick") if self.name != "ticks" => return,
+            (true, "tick" | "health") if self.name == "ticks" => CLOCK_EVENT,
+            (true, _) => EVENT,
+        };
+        let fits = |frame: &Value| frame["type"] == "event" && self::kind(frame) == kind;
+        let ours = tokio::time::timeout(patience, client.read_where(fits)).await;
+        match ours {
+            Ok(Some(ours)) => self.compare(&format!("event {}", label(recorded)), recorded, &ours),
+            _ if first => self.tell(&format!("event {}", label(recorded)), "", "never came".into()),
+            _ => {}
+        }
+    }
+
+    async fn call(&mut self, conn: &str, line: &Line) {
+        let Some(method) = line.call.as_deref().filter(|method| METHODS.contains(method)) else {
+            return;
+        };
+        let (Some(ok), Some(client)) = (line.ok, self.clients.get_mut(conn)) else { return };
+        let params = match method {
+            "chat.history" => json!({ "sessionKey": "main" }),
+            "node.event" => json!({ "event": "x" }),
+            _ => json!({}),
+        };
+        let ours = match client.call(method, params).await {
+            Ok(_) => json!({ "ok": true }),
+            Err(error) => json!({ "ok": false, "error": error }),
+        };
+        let mut recorded = json!({ "ok": ok });
+        if let Some(error) = &line.error {
+            recorded["error"] = error.clone();
+        }
+        self.compare(&format!("{method} as {conn}"), &recorded, &ours);
+    }
+
+    async fn close(&mut self, conn: &str, line: &Line) {
+        let Some(mut client) = self.clients.remove(conn) else { return };
+        if line.by.as_deref() == Some("client") {
+            return client.close().await;
+        }
+        let closed = tokio::time::timeout(ANSWER, client.closed()).await;
+        let subject = format!("close {conn}");
+        let Ok((code, reason)) = closed else {
+            return self.tell(&subject, "", "still open".into());
+        };
+        // A close frame without a reason may carry no code either.
+        let code = if code == 1005 { 1000 } else { code };
+        let recorded = json!({ "code": line.code, "reason": line.reason });
+        self.compare(&subject, &recorded, &json!({ "code": code, "reason": reason }));
+    }
+
+    fn compare(&mut self, subject: &str, recorded: &Value, ours: &Value) {
+        let mut told = Vec::new();
+        self.bindings.compare(recorded, ours, "", &mut |path, difference| {
+            told.push((path.to_owned(), difference));
+        });
+        for (path, difference) in told {
+            self.tell(subject, &path, difference);
+        }
+    }
+
+    fn tell(&mut self, subject: &str, path: &str, difference: String) {
+        let place = if path.is_empty() { String::new() } else { format!(" {path}:") };
+        self.found.insert(format!("{}: {subject}:{place} {difference}", self.name));
+    }
+}
+
+enum Outgoing {
+    Text(String),
+    Binary(Vec<u8>),
+}
+
+/// Methods the reference has and this scenario calls, whose subject does not
+/// exist here.
+fn known_elsewhere(method: &str) -> bool {
+    let families = [
+        "browser.",
+        "config.",
+        "cron.",
+        "exec.",
+        "sessions.compact",
+        "skills.",
+        "tts.",
+        "update.",
+        "usage.",
+        "web.",
+        "wizard.",
+        "set-heartbeats",
+        "wake",
+        "poll",
+        "channels.logout",
+        "acme.",
+    ];
+    !METHODS.contains(&method) && families.iter().any(|family| method.starts_with(family))
+}
+
+/// Tells events apart that must be compared one by one.
+fn kind(frame: &Value) -> String {
+    let payload = &frame["payload"];
+    let parts = [
+        &frame["event"],
+        &payload["runId"],
+        &payload["stream"],
+        &payload["data"]["phase"],
+        &payload["state"],
+        &payload["command"],
+        &payload["decision"],
+    ];
+    parts.map(|part| part.as_str().unwrap_or_default()).join("/")
+}
+
+fn label(frame: &Value) -> String {
+    let payload = &frame["payload"];
+    let parts = [&frame["event"], &payload["stream"], &payload["data"]["phase"], &payload["state"]];
+    parts.iter().filter_map(|part| part.as_str()).collect::<Vec<_>>().join("/")
+}
+
+/// Times and durations in what clients say: any will do.
+fn replace_times(value: &mut Value) {
+    match value {
+        Value::String(text) if text == "<ms>" => *value = json!(1_900_000_000_000_u64),
+        Value::String(text) if text == "<int>" => *value = json!(5),
+        Value::Array(items) => items.iter_mut().for_each(replace_times),
+        Value::Object(fields) => fields.values_mut().for_each(replace_times),
+        _ => {}
+    }
+}
