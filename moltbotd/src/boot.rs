@@ -1,16 +1,38 @@
 //! Builds the services in order, serves, and takes them down again.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use anyhow::Context as _;
+use moltbot_protocol::events::system::{Shutdown, Tick};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    auth::{Auth, Secrets},
+    bus::{Bus, Close},
+    clock,
     config::{self, AuthSecrets, Bind},
+    gateway::Gateway,
+    health::{self, Health},
     lock::{Guards, LockError},
     logging::Logs,
+    methods,
+    net::{self, BindError, Budget, Shared},
+    nodes::Nodes,
     paths::Paths,
-    private, supervisor,
+    presence::Presence,
+    private,
+    providers::Models,
+    rpc::Dedupe,
+    store::{Store, StoreError},
+    supervisor,
 };
 
 /// What `main` found out before anything runs.
@@ -95,10 +117,167 @@ impl From<LockError> for Failure {
     }
 }
 
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        match error {
+            BindError::InUse(_) => Self::AddressInUse(error.to_string()),
+            BindError::Mode(_) => Self::Config(error.to_string()),
+            BindError::Failed { .. } => Self::Other(error.into()),
+        }
+    }
+}
+
+/// How long calls and runs may take to end once the daemon is told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// Runs the daemon until it is told to stop.
 pub async fn run(start: Start) -> Result<(), Failure> {
-    supervisor::ready("running");
-    start.stop.cancelled().await;
-    supervisor::stopping("stopping");
+    raise_file_limit();
+    let store = Store::open(&start.paths.database()).context("cannot open the database")?;
+    let mut gateway_config = start.config.get().gateway.clone();
+    gateway_config.bind = start.bind;
+    let listeners = net::bind(&gateway_config, start.port, &start.paths.control_socket()).await?;
+    let shared = build(&start, store, listeners.port);
+    let address = format!("127.0.0.1:{}", listeners.port);
+    start.locks.listening(&address);
+    let probes = net::serve(listeners, &shared);
+    let mut background = background(&shared);
+    supervisor::ready(&format!("listening on {address}"));
+    tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
+    let probe = watch(&shared, probes);
+    let watchdog = supervisor::watchdog(probe, start.stop.clone());
+    until_stopped(&start.stop, start.reload).await;
+    supervisor::stopping("telling clients, finishing what is under way");
+    background.abort_all();
+    if let Some(watchdog) = watchdog {
+        watchdog.abort();
+    }
+    stop(&shared).await;
+    drop(start.locks);
     Ok(())
+}
+
+fn build(start: &Start, store: Store, port: u16) -> Shared {
+    let started = Instant::now();
+    let bus = Arc::new(Bus::default());
+    let secrets = Secrets {
+        mode: start.secrets.mode,
+        token: start.secrets.token.clone(),
+        password: start.secrets.password.clone(),
+    };
+    let limits = start.config.get().gateway.limits.clone();
+    let nodes = Arc::new(Nodes::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus)));
+    let models = Arc::new(Models::new(Arc::clone(&start.config)));
+    let gateway = Gateway {
+        started,
+        auth: Auth::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus), secrets),
+        presence: Presence::new(Arc::clone(&bus)),
+        health: Health::new(health::Parts {
+            config: Arc::clone(&start.config),
+            store: store.clone(),
+            bus: Arc::clone(&bus),
+            database: start.paths.database(),
+            profile: start.paths.profile.clone(),
+            channels: Arc::new(health::NoChannels),
+            started,
+        }),
+        paths: start.paths.clone(),
+        config: Arc::clone(&start.config),
+        store,
+        bus,
+        dedupe: Dedupe::default(),
+        nodes,
+        models,
+        system_events: Arc::default(),
+    };
+    Shared {
+        gateway: Arc::new(gateway),
+        router: Arc::new(methods::router()),
+        budget: Arc::new(Budget::new(limits.unauthenticated, limits.unauthenticated_per_address)),
+        tasks: TaskTracker::new(),
+        closing: CancellationToken::new(),
+        port,
+    }
+}
+
+/// Starts what runs beside the connections for as long as the daemon does.
+fn background(shared: &Shared) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let gateway = Arc::clone(&shared.gateway);
+    tasks.spawn(async move {
+        let mut ticks =
+            tokio::time::interval_at(tokio::time::Instant::now() + net::TICK, net::TICK);
+        loop {
+            ticks.tick().await;
+            gateway.bus.publish_with_copies(&Tick { ts: clock::now_u64() });
+            gateway.dedupe.sweep();
+        }
+    });
+    let gateway = Arc::clone(&shared.gateway);
+    tasks.spawn(async move { gateway.presence.announce().await });
+    let gateway = Arc::clone(&shared.gateway);
+    tasks.spawn(async move { gateway.health.keep_fresh().await });
+    tasks
+}
+
+/// Returns the daemon's proof of life: every accept loop, the store's writer
+/// and the bus answered.
+fn watch(
+    shared: &Shared,
+    probes: Vec<mpsc::Sender<oneshot::Sender<()>>>,
+) -> impl FnMut() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + use<> {
+    let gateway = Arc::clone(&shared.gateway);
+    move || {
+        let (gateway, probes) = (Arc::clone(&gateway), probes.clone());
+        Box::pin(async move {
+            for probe in probes {
+                let (answer, answered) = oneshot::channel();
+                if probe.send(answer).await.is_err() || answered.await.is_err() {
+                    return Err("an accept loop does not answer".to_owned());
+                }
+            }
+            let _ = gateway.bus.stats();
+            // A full disk is reported elsewhere; a restart would not empty it.
+            match gateway.store.write(|_| Ok(())).await {
+                Err(StoreError::Closed) => Err("the store's writer is gone".to_owned()),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+async fn until_stopped(stop: &CancellationToken, mut reload: mpsc::Receiver<()>) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(()) = reload.recv() => {}
+        }
+    }
+}
+
+/// Tells every client, then waits for what is under way.
+async fn stop(shared: &Shared) {
+    let gateway = &shared.gateway;
+    gateway
+        .bus
+        .publish(&Shutdown { reason: "gateway stopping".to_owned(), restart_expected_ms: None });
+    shared.closing.cancel();
+    gateway.bus.finish_all(&Close::RESTART);
+    shared.tasks.close();
+    if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
+        tracing::warn!(left = shared.tasks.len(), "stopped before everything was finished");
+    }
+    tracing::info!("stopped");
+}
+
+/// Every client is a file descriptor; the usual limit of 1024 is too low, and
+/// the hard one is there to be used.
+fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "file limit not raised");
+    }
 }

@@ -2,9 +2,20 @@
 
 use std::{sync::Arc, time::Instant};
 
+use moltbot_protocol::{Role, handshake::ConnectParams};
+
 use crate::{
-    bus::Bus, config, nodes::Nodes, paths::Paths, providers::Models, rpc::Dedupe,
-    sessions::system_events::SystemEvents, store::Store,
+    auth::{Auth, Caller},
+    bus::{Bus, Outbox},
+    config,
+    health::Health,
+    nodes::{Declared, Nodes},
+    paths::Paths,
+    presence::Presence,
+    providers::Models,
+    rpc::Dedupe,
+    sessions::system_events::SystemEvents,
+    store::Store,
 };
 
 /// One field per service.
@@ -20,6 +31,12 @@ pub struct Gateway {
     pub store: Store,
     /// Connected clients.
     pub bus: Arc<Bus>,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Who is there.
+    pub presence: Presence,
+    /// How the daemon is.
+    pub health: Health,
     /// Answers to repeated calls.
     pub dedupe: Dedupe,
     /// Connected nodes.
@@ -28,4 +45,28 @@ pub struct Gateway {
     pub models: Arc<Models>,
     /// What the next turn of a session is to be told.
     pub system_events: Arc<SystemEvents>,
+}
+
+impl Gateway {
+    /// Takes note of a client that got its hello.
+    pub async fn connected(
+        &self,
+        caller: &Arc<Caller>,
+        outbox: &Arc<Outbox>,
+        params: &ConnectParams,
+    ) {
+        self.health.refresh_soon();
+        if caller.role != Role::Node {
+            return;
+        }
+        if let Err(error) = self.nodes.connected(caller, outbox, Declared::from(params)).await {
+            tracing::warn!(%error, node = caller.node_id(), "node connected, but not noted");
+        }
+    }
+
+    /// Takes note of a client that left.
+    pub fn disconnected(&self, caller: &Caller) {
+        self.presence.disconnected(caller);
+        self.nodes.disconnected(&caller.conn_id);
+    }
 }

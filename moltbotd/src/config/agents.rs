@@ -13,6 +13,25 @@ pub struct Agents {
     pub list: Vec<Agent>,
 }
 
+impl Agents {
+    /// Returns the ids of all agents, lower-case; `main` when none is listed.
+    #[must_use]
+    pub fn ids(&self) -> Vec<String> {
+        if self.list.is_empty() {
+            return vec!["main".to_owned()];
+        }
+        self.list.iter().map(|agent| agent.id.to_lowercase()).collect()
+    }
+
+    /// Returns the id of the agent that answers when nobody else is named: the
+    /// first marked as default, else the first.
+    #[must_use]
+    pub fn default_id(&self) -> String {
+        let agent = self.list.iter().find(|agent| agent.default).or(self.list.first());
+        agent.map_or_else(|| "main".to_owned(), |agent| agent.id.to_lowercase())
+    }
+}
+
 /// What every agent starts from.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -1,1 +1,118 @@
-//! Sockets: accept, handshake, then one reader and one writer per client.
+//! Sockets: accept, upgrade, handshake, then one task for each client.
+//!
+//! `listener` (a permit, a task) → `http` (upgrade or a plain answer) →
+//! `handshake` (who) → `connection` (frames) → the router.
+
+mod connection;
+mod guarded;
+mod handshake;
+mod http;
+mod ingress;
+mod listener;
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub(crate) use self::{handshake::TICK, listener::serve};
+pub use self::{
+    ingress::origin_allowed,
+    listener::{BindError, Listeners, bind},
+};
+use crate::{auth::limiter::canonical, gateway::Gateway, rpc::Router};
+
+/// What every connection is given.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What the methods act on.
+    pub gateway: Arc<Gateway>,
+    /// The methods.
+    pub router: Arc<Router<Gateway>>,
+    /// Sockets that have not authenticated yet.
+    pub budget: Arc<Budget>,
+    /// Every connection and every call that outlives its connection.
+    pub tasks: TaskTracker,
+    /// Cancelled when no further peer is let in.
+    pub closing: CancellationToken,
+    /// The port that was bound, which names our own origin.
+    pub port: u16,
+}
+
+/// Bounds the sockets that have not authenticated yet.
+#[derive(Debug)]
+pub struct Budget {
+    all: Arc<Semaphore>,
+    each: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place in the [`Budget`]; given back when dropped.
+#[derive(Debug)]
+pub struct Place {
+    budget: Arc<Budget>,
+    ip: Option<IpAddr>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Budget {
+    /// Returns a budget for `all` sockets, `each` of one address that is not
+    /// this host.
+    #[must_use]
+    pub fn new(all: usize, each: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(all)), each, by_address: Mutex::default() }
+    }
+
+    /// Takes a place, unless there is none.
+    pub fn take(self: &Arc<Self>, ip: Option<IpAddr>) -> Option<Place> {
+        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let ip = ip.map(canonical).filter(|ip| !ip.is_loopback());
+        if let Some(ip) = ip {
+            let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = by_address.entry(ip).or_default();
+            if *count >= self.each {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { budget: Arc::clone(self), ip, _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(ip) = self.ip else { return };
+        let mut by_address = self.budget.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&ip) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_every_place() {
+        let budget = Arc::new(Budget::new(4, 2));
+        let ip = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        let first = budget.take(ip("192.0.2.1"));
+        let second = budget.take(ip("192.0.2.1"));
+        assert!(first.is_some() && second.is_some());
+        assert!(budget.take(ip("192.0.2.1")).is_none());
+        let local = budget.take(ip("127.0.0.1"));
+        let control = budget.take(None);
+        assert!(local.is_some() && control.is_some());
+        assert!(budget.take(ip("192.0.2.9")).is_none());
+        drop(first);
+        assert!(budget.take(ip("192.0.2.9")).is_some());
+    }
+}

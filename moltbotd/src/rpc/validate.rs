@@ -144,19 +144,18 @@ impl Check<'_> {
                 self.report(path, &format!("must have required property '{name}'"));
             }
         }
+        for name in object.keys() {
+            let known = properties.is_some_and(|known| known.contains_key(name));
+            if !known && schema.get("additionalProperties") == Some(&Value::Bool(false)) {
+                let place = if path.is_empty() { "root" } else { path };
+                self.report("", &format!("at {place}: unexpected property '{name}'"));
+            }
+        }
         for (name, value) in object {
             let path = format!("{path}/{name}");
-            match (properties.and_then(|known| known.get(name)), schema.get("additionalProperties"))
-            {
-                (Some(known), _) => self.value(known, value, &path),
-                (None, Some(Value::Bool(false))) => {
-                    let place = path.strip_suffix(&format!("/{name}")).unwrap_or_default();
-                    let place = if place.is_empty() { "root" } else { place };
-                    let text = format!("at {place}: unexpected property '{name}'");
-                    self.report("", &text);
-                }
-                (None, Some(other)) => self.value(other, value, &path),
-                (None, None) => {}
+            let known = properties.and_then(|known| known.get(name));
+            if let Some(rule) = known.or(schema.get("additionalProperties")) {
+                self.value(rule, value, &path);
             }
         }
     }
@@ -236,9 +235,9 @@ mod tests {
             text.as_deref(),
             Some(
                 "must have required property 'to'; \
+                 at root: unexpected property 'x'; \
                  at /keys/0: must NOT have fewer than 1 characters; \
-                 at /keys/1: must be string; at /limit: must be >= 1; \
-                 at root: unexpected property 'x'"
+                 at /keys/1: must be string; at /limit: must be >= 1"
             )
         );
     }

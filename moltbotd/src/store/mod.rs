@@ -10,6 +10,7 @@ mod drafts;
 mod inbox;
 mod nodes;
 mod outbox;
+mod overview;
 mod pairing;
 mod runs;
 mod sessions;
@@ -32,6 +33,7 @@ pub use self::{
     inbox::InboxRow,
     nodes::NodeDevice,
     outbox::{Fate, NewMessage, OutboxRow, OutboxState},
+    overview::Overview,
     pairing::PairingRow,
     runs::{NewRun, RunEnd, RunRow, RunState},
     sessions::SessionRow,
@@ -54,6 +56,9 @@ pub enum StoreError {
         /// Newest version known here.
         known: usize,
     },
+    /// The transaction was not committed: the disk is full or broken.
+    #[error("not committed: {0}")]
+    Commit(String),
     /// The writer thread is gone.
     #[error("store is closed")]
     Closed,
@@ -64,7 +69,11 @@ impl StoreError {
     #[must_use]
     pub fn is_disk(&self) -> bool {
         use rusqlite::ErrorCode as Code;
-        let Self::Sqlite(error) = self else { return false };
+        let error = match self {
+            Self::Sqlite(error) => error,
+            Self::Commit(_) => return true,
+            Self::Newer { .. } | Self::Closed => return false,
+        };
         matches!(
             error.sqlite_error_code(),
             Some(Code::DiskFull | Code::SystemIoFailure | Code::ReadOnly | Code::CannotOpen)
@@ -115,6 +124,12 @@ impl Store {
         F: FnOnce(&Db<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// Returns why the last batch of writes was not committed, if it was not.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.writer.trouble()
     }
 
     /// Runs a query on a read-only connection.

@@ -271,3 +271,9 @@ pub struct SessionStatus {
     /// Settings in short.
     pub flags: Vec<String>,
 }
+
+impl From<&SessionStatus> for RecentSession {
+    fn from(session: &SessionStatus) -> Self {
+        Self { key: session.key.clone(), updated_at: session.updated_at, age: session.age }
+    }
+}

@@ -1,0 +1,336 @@
+//! How the daemon is: one report for all who ask, refreshed in the background.
+//!
+//! A refresh that found nothing new is told to nobody, so that many clients
+//! connecting at once do not cost the square of their number.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use moltbot_protocol::{
+    events::health::HealthChanged,
+    methods::health::{
+        AgentHealth, AgentHeartbeat, AgentSessions, GatewayStatus, HealthSummary, HeartbeatHealth,
+        HeartbeatStatus, SessionDefaultsStatus, SessionsHealth, SessionsStatus, StatusSummary,
+    },
+};
+use serde_json::{Map, Value};
+use tokio::sync::Notify;
+
+use crate::{
+    bus::{Bus, Versioned},
+    clock, config,
+    store::{Overview, Store, StoreError},
+};
+
+/// How long a report answers without a refresh.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// The channels' part of a report.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelReport {
+    /// A summary for each channel.
+    pub channels: Map<String, Value>,
+    /// Ids in the order to show them.
+    pub order: Vec<String>,
+    /// Names for people.
+    pub labels: Map<String, Value>,
+    /// One line for each channel.
+    pub lines: Vec<String>,
+}
+
+/// What the report needs of the channels.
+pub trait ChannelHealth: Send + Sync + 'static {
+    /// Describes every channel; with `probe`, after asking its server.
+    fn report(&self, probe: bool) -> Pin<Box<dyn Future<Output = ChannelReport> + Send + '_>>;
+}
+
+/// A daemon without channels.
+#[derive(Debug)]
+pub struct NoChannels;
+
+impl ChannelHealth for NoChannels {
+    fn report(&self, _probe: bool) -> Pin<Box<dyn Future<Output = ChannelReport> + Send + '_>> {
+        Box::pin(std::future::ready(ChannelReport::default()))
+    }
+}
+
+/// What the report is made from.
+#[derive(Clone)]
+pub struct Parts {
+    /// The configuration in force.
+    pub config: Arc<config::Live>,
+    /// Conversations.
+    pub store: Store,
+    /// Where news goes.
+    pub bus: Arc<Bus>,
+    /// Where conversations are kept, as shown to clients.
+    pub database: PathBuf,
+    /// Name of the profile.
+    pub profile: Option<String>,
+    /// The channels.
+    pub channels: Arc<dyn ChannelHealth>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// The daemon's report about itself.
+pub struct Health {
+    parts: Parts,
+    last: Mutex<Option<(Instant, HealthSummary)>>,
+    wanted: Notify,
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Health").finish_non_exhaustive()
+    }
+}
+
+impl Health {
+    /// Starts without a report.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, last: Mutex::default(), wanted: Notify::new() }
+    }
+
+    /// Returns the last report, however old.
+    pub fn last(&self) -> Option<HealthSummary> {
+        self.last_with_age().map(|(_, summary)| summary)
+    }
+
+    /// Returns a report: the last one while it is fresh, else a new one. With
+    /// `probe`, always a new one that asked the channels' servers.
+    pub async fn report(&self, probe: bool) -> Result<HealthSummary, StoreError> {
+        match self.last_with_age() {
+            Some((age, summary)) if !probe && age < FRESH => {
+                self.refresh_soon();
+                Ok(summary)
+            }
+            _ => self.refresh(probe).await,
+        }
+    }
+
+    /// Asks for a refresh in the background; several wishes make one.
+    pub fn refresh_soon(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Refreshes on demand and once a minute. Runs until cancelled.
+    pub async fn keep_fresh(&self) {
+        loop {
+            // Whoever asks in this second is served by one refresh.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let _ = tokio::time::timeout(FRESH, self.wanted.notified()).await;
+            if let Err(error) = self.refresh(false).await {
+                tracing::warn!(%error, "health not refreshed");
+            }
+        }
+    }
+
+    /// Makes a new report, and tells everybody if it differs from the last.
+    pub async fn refresh(&self, probe: bool) -> Result<HealthSummary, StoreError> {
+        let summary = self.collect(probe).await?;
+        let changed = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            let changed = !last.as_ref().is_some_and(|(_, before)| same(before, &summary));
+            *last = Some((Instant::now(), summary.clone()));
+            changed
+        };
+        if changed {
+            self.parts.bus.publish_versioned(&HealthChanged(summary.clone()), Versioned::Health);
+        }
+        Ok(summary)
+    }
+
+    /// Returns what the daemon is doing.
+    pub async fn status(&self, queued_events: Vec<String>) -> Result<StatusSummary, StoreError> {
+        let config = self.parts.config.get();
+        let now_ms = clock::now_u64();
+        let ids = config.agents.ids();
+        let agent_ids = ids.clone();
+        let (all, each) = self
+            .parts
+            .store
+            .read(move |db| {
+                let each: Vec<Overview> = agent_ids
+                    .iter()
+                    .map(|id| db.session_overview(Some(id), now_ms))
+                    .collect::<Result<_, _>>()?;
+                Ok((db.session_overview(None, now_ms)?, each))
+            })
+            .await?;
+        let path = self.parts.database.display().to_string();
+        let by_agent = ids.iter().zip(each).map(|(id, overview)| AgentSessions {
+            agent_id: id.clone(),
+            path: path.clone(),
+            count: overview.count,
+            recent: overview.recent,
+        });
+        let heartbeats = ids.iter().map(|id| AgentHeartbeat {
+            agent_id: id.clone(),
+            enabled: false,
+            every: "0m".to_owned(),
+            every_ms: None,
+        });
+        Ok(StatusSummary {
+            heartbeat: HeartbeatStatus {
+                default_agent_id: config.agents.default_id(),
+                agents: heartbeats.collect(),
+            },
+            channel_summary: self.parts.channels.report(false).await.lines,
+            queued_system_events: queued_events,
+            sessions: SessionsStatus {
+                paths: vec![path.clone()],
+                count: all.count,
+                defaults: default_model(&config),
+                recent: all.recent,
+                by_agent: by_agent.collect(),
+            },
+            gateway: self.gateway_status(),
+            degraded: self.degraded(),
+        })
+    }
+
+    /// Returns what is wrong, one line each.
+    #[must_use]
+    pub fn degraded(&self) -> Option<Vec<String>> {
+        let disk = self.parts.store.trouble().map(|reason| format!("disk: {reason}"));
+        let found: Vec<String> = disk.into_iter().collect();
+        (!found.is_empty()).then_some(found)
+    }
+
+    fn gateway_status(&self) -> GatewayStatus {
+        let stats = self.parts.bus.stats();
+        GatewayStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            profile: self.parts.profile.clone(),
+            uptime_ms: u64::try_from(self.parts.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            clients: stats.clients as u64,
+            events: stats.published,
+            slow_consumers: stats.slow,
+            resident_bytes: resident_bytes(),
+        }
+    }
+
+    async fn collect(&self, probe: bool) -> Result<HealthSummary, StoreError> {
+        let config = self.parts.config.get();
+        let started = Instant::now();
+        let channels = self.parts.channels.report(probe).await;
+        let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now_ms = clock::now_u64();
+        let ids = config.agents.ids();
+        let agent_ids = ids.clone();
+        let overviews: Vec<Overview> = self
+            .parts
+            .store
+            .read(move |db| {
+                agent_ids.iter().map(|id| db.session_overview(Some(id), now_ms)).collect()
+            })
+            .await?;
+        let default_id = config.agents.default_id();
+        let agents: Vec<AgentHealth> = ids
+            .iter()
+            .zip(&overviews)
+            .map(|(id, overview)| AgentHealth {
+                agent_id: id.clone(),
+                name: config.agents.list.iter().find(|a| a.id == *id).and_then(|a| a.name.clone()),
+                is_default: *id == default_id,
+                heartbeat: no_heartbeat(),
+                sessions: self.sessions_health(overview),
+            })
+            .collect();
+        let sessions = agents
+            .iter()
+            .find(|agent| agent.is_default)
+            .map(|agent| agent.sessions.clone())
+            .unwrap_or_default();
+        Ok(HealthSummary {
+            ok: true,
+            ts: now_ms,
+            duration_ms,
+            channels: channels.channels,
+            channel_order: channels.order,
+            channel_labels: channels.labels,
+            heartbeat_seconds: 0,
+            default_agent_id: default_id,
+            agents,
+            sessions,
+            degraded: self.degraded(),
+        })
+    }
+
+    fn sessions_health(&self, overview: &Overview) -> SessionsHealth {
+        SessionsHealth {
+            path: self.parts.database.display().to_string(),
+            count: overview.count,
+            recent: overview.recent.iter().take(5).map(Into::into).collect(),
+        }
+    }
+
+    fn last_with_age(&self) -> Option<(Duration, HealthSummary)> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map(|(at, summary)| (at.elapsed(), summary.clone()))
+    }
+}
+
+/// There is no heartbeat runner yet, and the report says so.
+fn no_heartbeat() -> HeartbeatHealth {
+    HeartbeatHealth {
+        enabled: false,
+        every: "0m".to_owned(),
+        every_ms: None,
+        prompt: String::new(),
+        target: "none".to_owned(),
+        ack_max_chars: 0,
+    }
+}
+
+/// Compares two reports without what changes by itself: times and ages.
+fn same(a: &HealthSummary, b: &HealthSummary) -> bool {
+    fn still(summary: &HealthSummary) -> HealthSummary {
+        let mut summary = HealthSummary { ts: 0, duration_ms: 0, ..summary.clone() };
+        let agents = summary.agents.iter_mut().map(|agent| &mut agent.sessions);
+        for sessions in agents.chain(std::iter::once(&mut summary.sessions)) {
+            for recent in &mut sessions.recent {
+                recent.age = None;
+            }
+        }
+        summary
+    }
+    still(a) == still(b)
+}
+
+fn default_model(config: &config::Config) -> SessionDefaultsStatus {
+    let choice = config.agents.defaults.model.as_ref();
+    let model = choice.and_then(|choice| match choice {
+        config::ModelChoice::One(model) => Some(model.clone()),
+        config::ModelChoice::Several { primary, .. } => primary.clone(),
+    });
+    let model = model.unwrap_or_else(|| "builtin/echo".to_owned());
+    let (provider, id) = model.split_once('/').unwrap_or(("", &model));
+    let context_tokens = config
+        .models
+        .providers
+        .get(provider)
+        .and_then(|provider| provider.models.iter().find(|known| known.id == id))
+        .and_then(|model| model.context_window);
+    SessionDefaultsStatus { model: Some(id.to_owned()), context_tokens }
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_bytes() -> Option<u64> {
+    None
+}

@@ -1,0 +1,204 @@
+//! The few plain HTTP paths, and the upgrade to a WebSocket on every path.
+
+use std::{
+    convert::Infallible,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+    upgrade::OnUpgrade,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::{Place, Shared, guarded::Guarded, handshake, ingress, ingress::Listener};
+use crate::auth::Ingress;
+
+const HEADER_BYTES: usize = 16 * 1024;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The library allocates its read buffer for every connection at once.
+const READ_BUFFER: usize = 4 * 1024;
+const WRITE_BUFFER: usize = 8 * 1024;
+
+type Answer = Response<Full<Bytes>>;
+
+/// Serves one peer: one request, or an upgrade and what follows.
+pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // The service is called once: there is no keep-alive.
+    let place = Mutex::new(Some(place));
+    let service = service_fn(|request| {
+        let answer = answer::<S>(request, listener, &shared, &place);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let closing = shared.closing.clone();
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEADER_BYTES)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::select! {
+        () = closing.cancelled() => {}
+        result = connection => {
+            if let Err(error) = result {
+                tracing::debug!(%error, "request not served");
+            }
+        }
+    }
+}
+
+fn answer<S>(
+    mut request: Request<Incoming>,
+    listener: Listener,
+    shared: &Shared,
+    place: &Mutex<Option<Place>>,
+) -> Answer
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = shared.gateway.config.get();
+    let judged = ingress::judge(listener, request.headers(), &config.gateway, shared.port);
+    let ingress = match judged {
+        Ok(ingress) => ingress,
+        Err(ingress::Refused(status, body)) => return plain(status, body),
+    };
+    if !wants_upgrade(request.headers()) {
+        return page(&request, shared);
+    }
+    let key = match upgrade_key(&request) {
+        Ok(key) => key,
+        Err(answer) => return *answer,
+    };
+    let place = place.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let Some(place) = place else { return plain(StatusCode::BAD_REQUEST, "one upgrade\n") };
+    let upgrade = hyper::upgrade::on(&mut request);
+    shared.tasks.spawn(upgraded::<S>(upgrade, ingress, shared.clone(), place));
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+async fn upgraded<S>(upgrade: OnUpgrade, ingress: Ingress, shared: Shared, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(upgraded) = upgrade.await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
+    let limit = shared.gateway.config.get().gateway.limits.max_payload;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(limit))
+        .max_frame_size(Some(limit))
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER);
+    let socket = Guarded::new(parts.io.into_inner(), parts.read_buf.len());
+    let read = parts.read_buf.to_vec();
+    let socket =
+        WebSocketStream::from_partially_read(socket, read, Role::Server, Some(config)).await;
+    handshake::run(socket, ingress, shared, place).await;
+}
+
+fn page(request: &Request<Incoming>, shared: &Shared) -> Answer {
+    let path = request.uri().path();
+    if !matches!(path, "/healthz" | "/readyz") {
+        return plain(StatusCode::NOT_FOUND, "Not Found\n");
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        let allow = header::HeaderValue::from_static("GET, HEAD");
+        answer.headers_mut().insert(header::ALLOW, allow);
+        return answer;
+    }
+    if path == "/healthz" {
+        return plain(StatusCode::OK, "ok\n");
+    }
+    readiness(shared)
+}
+
+/// Names what is not ready, in words that tell a stranger nothing more.
+fn readiness(shared: &Shared) -> Answer {
+    let mut missing = Vec::new();
+    if shared.gateway.store.trouble().is_some() {
+        missing.push("store");
+    }
+    if shared.closing.is_cancelled() {
+        missing.push("stopping");
+    }
+    let ready = missing.is_empty();
+    let body = json!({ "ready": ready, "notReady": missing }).to_string() + "\n";
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut answer = respond(status, body.into());
+    let json = header::HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, json);
+    answer
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
+    has_token(headers, header::UPGRADE.as_str(), "websocket")
+}
+
+fn upgrade_key(request: &Request<Incoming>) -> Result<String, Box<Answer>> {
+    let headers = request.headers();
+    let bad = |text| Err(Box::new(plain(StatusCode::BAD_REQUEST, text)));
+    if *request.method() != Method::GET {
+        return bad("an upgrade is a GET\n");
+    }
+    if !has_token(headers, header::CONNECTION.as_str(), "upgrade") {
+        return bad("Connection: Upgrade is missing\n");
+    }
+    if !has_token(headers, header::SEC_WEBSOCKET_VERSION.as_str(), "13") {
+        let mut answer = plain(StatusCode::UPGRADE_REQUIRED, "WebSocket version 13 only\n");
+        let version = header::HeaderValue::from_static("13");
+        answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+        return Err(Box::new(answer));
+    }
+    match headers.get(header::SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok()) {
+        Some(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
+        _ => bad("Sec-WebSocket-Key is missing\n"),
+    }
+}
+
+fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|part| part.trim().eq_ignore_ascii_case(token))
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Answer {
+    let mut answer = respond(status, Bytes::from_static(body.as_bytes()));
+    let text = header::HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, text);
+    answer
+}
+
+fn respond(status: StatusCode, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer
+}

@@ -1,0 +1,304 @@
+//! Who is there: the gateway, its clients, and hosts that report themselves.
+//!
+//! In memory only; an entry that nobody touches is dropped after five minutes.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moltbot_protocol::{
+    events::system::Presence as PresenceEvent,
+    methods::system::{PresenceEntry, SystemEvent},
+};
+use nix::sys::utsname::uname;
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::{
+    auth::Caller,
+    bus::{Bus, Versioned},
+    clock,
+};
+
+const TTL_MS: u64 = 300_000;
+const CAPACITY: usize = 200;
+/// Clients that leave together are told of together: a list sent for each of
+/// them would grow with their square.
+const QUIET: Duration = Duration::from_millis(20);
+
+/// The presence list.
+#[derive(Debug)]
+pub struct Presence {
+    bus: Arc<Bus>,
+    own: PresenceEntry,
+    entries: Mutex<HashMap<String, PresenceEntry>>,
+    changed: Notify,
+}
+
+impl Presence {
+    /// Starts with the gateway's own entry.
+    #[must_use]
+    pub fn new(bus: Arc<Bus>) -> Self {
+        Self { bus, own: own_entry(), entries: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Returns the list, newest first; the gateway's own entry is always new.
+    pub fn list(&self) -> Vec<PresenceEntry> {
+        let now_ms = clock::now_u64();
+        let mut entries = self.entries();
+        entries.retain(|_, entry| entry.ts + TTL_MS > now_ms);
+        let mut list: Vec<_> = entries.values().cloned().collect();
+        drop(entries);
+        list.sort_by_key(|entry| std::cmp::Reverse(entry.ts));
+        list.truncate(CAPACITY - 1);
+        list.insert(0, PresenceEntry { ts: now_ms, ..self.own.clone() });
+        list
+    }
+
+    /// Notes that a client connected. Nobody is told: clients find it in the
+    /// list, as with the reference.
+    pub fn connected(&self, caller: &Caller) {
+        if is_tracked(caller) {
+            self.note(caller, "connect");
+            self.bus.raise(Versioned::Presence);
+        }
+    }
+
+    /// Notes that a client left, and tells everybody.
+    pub fn disconnected(&self, caller: &Caller) {
+        if is_tracked(caller) {
+            self.note(caller, "disconnect");
+            self.changed.notify_one();
+        }
+    }
+
+    /// Tells everybody of clients that left, together. Runs until cancelled.
+    pub async fn announce(&self) {
+        loop {
+            self.changed.notified().await;
+            tokio::time::sleep(QUIET).await;
+            self.publish();
+        }
+    }
+
+    /// Takes in what a host reports of itself, and tells everybody. Returns the
+    /// entry.
+    pub fn report(&self, event: &SystemEvent, text: &str) -> PresenceEntry {
+        let said = |value: &Value| {
+            value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+        };
+        let parsed = parse_node_text(text);
+        let host = said(&event.host).or(parsed.host);
+        let ip = said(&event.ip).or(parsed.ip);
+        let key = said(&event.device_id)
+            .or_else(|| said(&event.instance_id))
+            .or_else(|| host.clone())
+            .or_else(|| ip.clone())
+            .unwrap_or_else(|| text.chars().take(64).collect())
+            .to_lowercase();
+        let mut entries = self.entries();
+        let before = entries.remove(&key).unwrap_or_default();
+        let entry = PresenceEntry {
+            host: host.or(before.host),
+            ip: ip.or(before.ip),
+            version: said(&event.version).or(parsed.version).or(before.version),
+            platform: said(&event.platform).or(before.platform),
+            device_family: said(&event.device_family).or(before.device_family),
+            model_identifier: said(&event.model_identifier).or(before.model_identifier),
+            mode: said(&event.mode).or(parsed.mode).or(before.mode),
+            last_input_seconds: event.last_input_seconds.as_u64().or(before.last_input_seconds),
+            reason: said(&event.reason).or(parsed.reason).or(before.reason),
+            tags: strings(&event.tags).or(before.tags),
+            text: Some(text.to_owned()),
+            ts: clock::now_u64(),
+            device_id: said(&event.device_id).or(before.device_id),
+            roles: strings(&event.roles).or(before.roles),
+            scopes: strings(&event.scopes).map(moltbot_protocol::Scopes).or(before.scopes),
+            instance_id: said(&event.instance_id).or(before.instance_id),
+        };
+        make_room(&mut entries);
+        entries.insert(key, entry.clone());
+        drop(entries);
+        self.publish();
+        entry
+    }
+
+    fn publish(&self) {
+        let event = PresenceEvent { presence: self.list() };
+        self.bus.publish_versioned(&event, Versioned::Presence);
+    }
+
+    fn note(&self, caller: &Caller, reason: &str) {
+        let client = &caller.client;
+        let text = |value: &Option<moltbot_protocol::Text>| value.as_ref().map(ToString::to_string);
+        let instance_id = caller.device_id.clone().or_else(|| text(&client.instance_id));
+        let key = instance_id.clone().unwrap_or_else(|| caller.conn_id.clone()).to_lowercase();
+        let host = caller.display_name().to_owned();
+        let mut entries = self.entries();
+        let before = entries.remove(&key).unwrap_or_default();
+        let mut roles = before.roles.unwrap_or_default();
+        if !roles.iter().any(|role| role == caller.role.name()) {
+            roles.push(caller.role.name().to_owned());
+        }
+        let mut scopes = before.scopes.unwrap_or_default();
+        scopes.extend(&caller.scopes);
+        let entry = PresenceEntry {
+            text: Some(format!("Node: {host} · mode {}", client.mode)),
+            host: Some(host),
+            ip: caller.remote_ip.clone(),
+            version: Some(client.version.to_string()),
+            platform: Some(client.platform.to_string()),
+            device_family: text(&client.device_family),
+            model_identifier: text(&client.model_identifier),
+            mode: Some(client.mode.to_string()),
+            reason: Some(reason.to_owned()),
+            ts: clock::now_u64(),
+            device_id: caller.device_id.clone(),
+            roles: Some(roles),
+            scopes: (!scopes.0.is_empty()).then_some(scopes),
+            instance_id,
+            last_input_seconds: before.last_input_seconds,
+            tags: before.tags,
+        };
+        make_room(&mut entries);
+        entries.insert(key, entry);
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<String, PresenceEntry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Commands come and go; listing them would drown everybody else.
+fn is_tracked(caller: &Caller) -> bool {
+    &*caller.client.mode != "cli"
+}
+
+fn make_room(entries: &mut HashMap<String, PresenceEntry>) {
+    if entries.len() < CAPACITY {
+        return;
+    }
+    if let Some(oldest) =
+        entries.iter().min_by_key(|(_, entry)| entry.ts).map(|(key, _)| key.clone())
+    {
+        entries.remove(&oldest);
+    }
+}
+
+fn strings(value: &Value) -> Option<Vec<String>> {
+    let items = value.as_array()?;
+    Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct NodeText {
+    host: Option<String>,
+    ip: Option<String>,
+    version: Option<String>,
+    mode: Option<String>,
+    reason: Option<String>,
+}
+
+/// Reads `Node: <host> (<ip>) · app <version> · mode <mode> · reason <reason>`,
+/// the line that apps send.
+fn parse_node_text(text: &str) -> NodeText {
+    let mut found = NodeText::default();
+    let Some(rest) = text.trim().strip_prefix("Node:") else { return found };
+    for (index, part) in rest.split('·').map(str::trim).enumerate() {
+        let after = |word: &str| part.strip_prefix(word).map(|text| text.trim().to_owned());
+        if index == 0 {
+            let (host, ip) = part.split_once('(').unwrap_or((part, ""));
+            found.host = Some(host.trim().to_owned()).filter(|host| !host.is_empty());
+            found.ip = Some(ip.trim_end_matches(')').trim().to_owned()).filter(|ip| !ip.is_empty());
+        } else if let Some(version) = after("app ") {
+            found.version = Some(version);
+        } else if let Some(mode) = after("mode ") {
+            found.mode = Some(mode);
+        } else if let Some(reason) = after("reason ") {
+            found.reason = Some(reason);
+        }
+    }
+    found
+}
+
+fn own_entry() -> PresenceEntry {
+    let host = host_name();
+    let ip = own_address().unwrap_or_else(|| host.clone());
+    let version = env!("CARGO_PKG_VERSION");
+    let release = uname()
+        .map_or_else(|_| String::new(), |names| names.release().to_string_lossy().into_owned());
+    let (platform, family) = if cfg!(target_os = "macos") {
+        (format!("macos {release}"), "Mac")
+    } else {
+        (format!("linux {release}"), "Linux")
+    };
+    let machine = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    PresenceEntry {
+        text: Some(format!("Gateway: {host} ({ip}) · app {version} · mode gateway · reason self")),
+        host: Some(host),
+        ip: Some(ip),
+        version: Some(version.to_owned()),
+        platform: Some(platform),
+        device_family: Some(family.to_owned()),
+        model_identifier: Some(machine.to_owned()),
+        mode: Some("gateway".to_owned()),
+        reason: Some("self".to_owned()),
+        ..PresenceEntry::default()
+    }
+}
+
+/// Returns the name of this host.
+#[must_use]
+pub fn host_name() -> String {
+    nix::unistd::gethostname()
+        .map_or_else(|_| "localhost".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Returns the first IPv4 address of this host that others can see.
+fn own_address() -> Option<String> {
+    nix::ifaddrs::getifaddrs()
+        .ok()?
+        .filter_map(|interface| interface.address?.as_sockaddr_in().map(|address| address.ip()))
+        .find(|ip| !ip.is_loopback() && !ip.is_link_local())
+        .map(|ip| ip.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_apps_send_is_understood() {
+        let text =
+            "Node: recorder (10.0.0.9) · app 1.0 · last input 5s ago · mode ui · reason launch";
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(
+            parse_node_text(text),
+            NodeText {
+                host: some("recorder"),
+                ip: some("10.0.0.9"),
+                version: some("1.0"),
+                mode: some("ui"),
+                reason: some("launch"),
+            }
+        );
+        assert_eq!(parse_node_text("just a text"), NodeText::default());
+    }
+
+    #[test]
+    fn the_list_begins_with_the_gateway_and_is_bounded() {
+        let presence = Presence::new(Arc::default());
+        for index in 0..CAPACITY + 50 {
+            presence.report(&SystemEvent::default(), &format!("host {index}"));
+        }
+        let list = presence.list();
+        assert_eq!(list.len(), CAPACITY);
+        assert_eq!(list[0].mode.as_deref(), Some("gateway"));
+    }
+}
