@@ -39,6 +39,7 @@ pub use self::{
     sessions::SessionRow,
     transcript::{MessageRow, NewTranscriptMessage},
 };
+use crate::private;
 
 const READERS: usize = 4;
 
@@ -48,6 +49,9 @@ pub enum StoreError {
     /// SQLite reported an error.
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] private::Error),
     /// The file was written by a newer version of this program.
     #[error("the database has version {found}, this program knows up to {known}")]
     Newer {
@@ -72,7 +76,7 @@ impl StoreError {
         let error = match self {
             Self::Sqlite(error) => error,
             Self::Commit(_) => return true,
-            Self::Newer { .. } | Self::Closed => return false,
+            Self::File(_) | Self::Newer { .. } | Self::Closed => return false,
         };
         matches!(
             error.sqlite_error_code(),
@@ -102,6 +106,8 @@ struct Readers {
 impl Store {
     /// Opens the file, creating and migrating it as needed.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        // SQLite gives its side files the mode of the database itself.
+        private::file(path)?;
         let mut connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
