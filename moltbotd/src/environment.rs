@@ -22,6 +22,17 @@ impl Environment {
         self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
     }
 
+    /// Adds variables that are not set.
+    #[must_use]
+    pub fn or(mut self, others: &BTreeMap<String, String>) -> Self {
+        for (name, value) in others {
+            if self.get(name).is_none() {
+                self.0.insert(name.clone(), value.clone());
+            }
+        }
+        self
+    }
+
     /// Returns the first of several spellings that is set, with its name.
     #[must_use]
     pub fn first<'a>(&self, names: &[&'a str]) -> Option<(&'a str, &str)> {

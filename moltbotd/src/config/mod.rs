@@ -4,16 +4,25 @@
 //! an invalid value names its file, line and column.
 
 mod agents;
+mod check;
+mod document;
 mod gateway;
+mod issue;
+mod known;
+mod live;
+mod load;
+mod locate;
 mod logging;
 mod messages;
 mod models;
+mod redact;
+mod schema;
 mod secrets;
 mod session;
+mod snapshot;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
-use arc_swap::ArcSwap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,9 +30,14 @@ use serde_json::Value;
 pub use self::{
     agents::{Agent, AgentDefaults, Agents, ModelChoice},
     gateway::{AuthMode, Bind, Gateway, GatewayAuth, LoopbackPairing, Mode, Remote},
+    issue::Issue,
+    live::{Live, Plan},
+    load::{Loaded, Source},
     logging::{LogLevel, Logging},
     messages::Messages,
     models::{Models, Provider, ProviderModel},
+    redact::PLACEHOLDER,
+    schema::{hints, schema},
     secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},
     session::{DmScope, ResetMode, Session},
 };
@@ -63,25 +77,28 @@ impl Config {
     }
 }
 
-/// The configuration in force; replaced as a whole on reload.
-#[derive(Debug)]
-pub struct Live(ArcSwap<Config>);
-
-impl Live {
-    /// Starts with a configuration.
-    #[must_use]
-    pub fn new(config: Config) -> Self {
-        Self(ArcSwap::from_pointee(config))
-    }
-
-    /// Returns the configuration in force.
-    #[must_use]
-    pub fn get(&self) -> Arc<Config> {
-        self.0.load_full()
-    }
-
-    /// Puts another configuration in force.
-    pub fn set(&self, config: Config) {
-        self.0.store(Arc::new(config));
-    }
-}
+/// Sections of the reference that are kept as they are, and what they are for.
+const OTHER_SECTIONS: &[(&str, &str)] = &[
+    ("approvals", "Where requests for approval are shown."),
+    ("audio", "How speech is turned into text."),
+    ("bindings", "Which agent answers where."),
+    ("broadcast", "Groups that several agents answer."),
+    ("browser", "The browser that agents use."),
+    ("canvasHost", "The web pages that nodes show."),
+    ("commands", "Which chat commands there are."),
+    ("cron", "Scheduled work."),
+    ("diagnostics", "What is recorded to find faults."),
+    ("discovery", "How the gateway is found on the network."),
+    ("hooks", "Addresses that other programs call."),
+    ("media", "How files are understood."),
+    ("meta", "Who wrote the file last."),
+    ("nodeHost", "What this host lends as a node."),
+    ("plugins", "Further code."),
+    ("skills", "What agents have learned."),
+    ("talk", "Spoken conversations."),
+    ("tools", "What agents may do."),
+    ("ui", "How the web page looks."),
+    ("update", "Where newer versions come from."),
+    ("web", "The WhatsApp web connection."),
+    ("wizard", "What the set-up did."),
+];

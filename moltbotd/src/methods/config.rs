@@ -1,5 +1,31 @@
 //! `config.*`
 
-use crate::{gateway::Gateway, rpc::Router};
+use jiff::Timestamp;
+use moltbot_protocol::methods::config::{
+    ConfigDescription, ConfigGet, ConfigSchema, ConfigSnapshot,
+};
 
-pub(super) fn register(_router: &mut Router<Gateway>) {}
+use super::Context;
+use crate::{
+    config,
+    gateway::Gateway,
+    rpc::{Result, Router},
+};
+
+pub(super) fn register(router: &mut Router<Gateway>) {
+    router.on(get).on(schema);
+}
+
+async fn get(cx: Context, _: ConfigGet) -> Result<ConfigSnapshot> {
+    Ok(cx.gateway.config.loaded().snapshot())
+}
+
+async fn schema(_: Context, _: ConfigSchema) -> Result<ConfigDescription> {
+    let schema = config::schema();
+    Ok(ConfigDescription {
+        ui_hints: config::hints(&schema),
+        schema,
+        version: env!("CARGO_PKG_VERSION").into(),
+        generated_at: format!("{:.3}", Timestamp::now()),
+    })
+}

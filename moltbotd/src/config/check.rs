@@ -1,0 +1,124 @@
+//! What types alone cannot tell: ranges, addresses, things that belong
+//! together.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use moltbot_protocol::Scope;
+use serde_json::Value;
+
+use super::{Bind, Config, OTHER_SECTIONS, issue::Issue, locate::Path};
+
+/// Smallest frame limit with which clients can still authenticate.
+const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// Notes everything that is wrong.
+pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
+    let mut wrong = |path: &str, message: String| {
+        let Ok(path) = path.parse::<Path>();
+        // A value that has been reported is at its default here.
+        if !issues.iter().any(|issue| path.to_string().starts_with(&issue.path)) {
+            issues.push(Issue::at(&path, message));
+        }
+    };
+    gateway(config, &mut wrong);
+    agents(config, &mut wrong);
+    session(config, &mut wrong);
+    models(config, &mut wrong);
+    kinds(root, &mut wrong);
+}
+
+type Wrong<'a> = &'a mut dyn FnMut(&str, String);
+
+fn gateway(config: &Config, wrong: Wrong<'_>) {
+    let gateway = &config.gateway;
+    if gateway.port == 0 {
+        wrong("gateway.port", "is 0, allowed is 1 to 65535".into());
+    }
+    let host = gateway.custom_bind_host.as_deref();
+    if let Some(host) = host.filter(|host| host.trim().parse::<IpAddr>().is_err()) {
+        wrong("gateway.customBindHost", format!("is {host:?}, allowed is an IP address"));
+    }
+    if gateway.bind == Bind::Custom && host.is_none() {
+        wrong("gateway.bind", "is \"custom\", which needs gateway.customBindHost".into());
+    }
+    for (index, proxy) in gateway.trusted_proxies.iter().enumerate() {
+        if proxy.trim().parse::<IpAddr>().is_err() {
+            let path = format!("gateway.trustedProxies[{index}]");
+            wrong(&path, format!("is {proxy:?}, allowed is an IP address"));
+        }
+    }
+    let scopes = gateway.auth.shared_secret_scopes.iter().flatten();
+    for (index, scope) in scopes.enumerate().filter(|(_, scope)| Scope::parse(scope).is_none()) {
+        let path = format!("gateway.auth.sharedSecretScopes[{index}]");
+        let names = Scope::ALL.map(Scope::name).join(", ");
+        wrong(&path, format!("is {scope:?}, allowed are {names}"));
+    }
+    if gateway.limits.max_payload < SMALLEST_PAYLOAD_BYTES {
+        let least = SMALLEST_PAYLOAD_BYTES;
+        wrong("gateway.limits.maxPayload", format!("is too small, allowed is {least} or more"));
+    }
+    let url = gateway.remote.url.as_deref();
+    if url.is_some_and(|url| !url.starts_with("ws://") && !url.starts_with("wss://")) {
+        wrong("gateway.remote.url", "must start with ws:// or wss://".into());
+    }
+}
+
+fn agents(config: &Config, wrong: Wrong<'_>) {
+    let defaults = &config.agents.defaults;
+    if defaults.max_concurrent == 0 {
+        wrong("agents.defaults.maxConcurrent", "is 0, allowed is 1 or more".into());
+    }
+    if defaults.timeout_seconds == 0 {
+        wrong("agents.defaults.timeoutSeconds", "is 0, allowed is 1 or more".into());
+    }
+    let mut seen = BTreeSet::new();
+    for (index, agent) in config.agents.list.iter().enumerate() {
+        let path = format!("agents.list[{index}].id");
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        if agent.id.is_empty() || agent.id.len() > 64 || !agent.id.bytes().all(plain) {
+            wrong(&path, "must be 1 to 64 letters, digits, \"-\" and \"_\"".into());
+        }
+        if !seen.insert(agent.id.to_ascii_lowercase()) {
+            wrong(&path, format!("is {:?}, which another agent has", agent.id));
+        }
+    }
+}
+
+fn session(config: &Config, wrong: Wrong<'_>) {
+    let scope = config.session.scope.as_deref();
+    if let Some(scope) = scope.filter(|scope| !matches!(*scope, "per-sender" | "global")) {
+        wrong("session.scope", format!("is {scope:?}, allowed are \"per-sender\", \"global\""));
+    }
+    let Some(reset) = &config.session.reset else { return };
+    if !matches!(&*reset.mode, "daily" | "idle") {
+        let why = format!("is {:?}, allowed are \"daily\", \"idle\"", reset.mode);
+        wrong("session.reset.mode", why);
+    }
+    if reset.at_hour > 23 {
+        wrong("session.reset.atHour", format!("is {}, allowed is 0 to 23", reset.at_hour));
+    }
+}
+
+fn models(config: &Config, wrong: Wrong<'_>) {
+    for (name, provider) in &config.models.providers {
+        let url = &provider.base_url;
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            wrong(
+                &format!("models.providers.{name}.baseUrl"),
+                "must start with http:// or https://".into(),
+            );
+        }
+    }
+}
+
+fn kinds(root: &Value, wrong: Wrong<'_>) {
+    for (name, _) in OTHER_SECTIONS {
+        let Some(section) = root.get(name) else { continue };
+        match *name {
+            "bindings" if !section.is_array() => wrong(name, "must be a list: [ … ]".into()),
+            "bindings" => {}
+            _ if !section.is_object() => wrong(name, "must be an object: { … }".into()),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Keys of the reference that mean nothing here yet, and what a key that
+//! nobody knows may have meant.
+
+use super::{
+    issue::Issue,
+    locate::{Path, Step},
+    schema,
+};
+
+/// Sections with a type of their own.
+pub(super) const TYPED: [&str; 9] =
+    ["gateway", "agents", "models", "session", "messages", "logging", "channels", "auth", "env"];
+
+/// Keys of those sections that are accepted as they are, with all below them.
+/// `*` stands for any key or index.
+const ACCEPTED: &[&str] = &[
+    "agents.defaults.blockStreamingBreak",
+    "agents.defaults.blockStreamingChunk",
+    "agents.defaults.blockStreamingCoalesce",
+    "agents.defaults.blockStreamingDefault",
+    "agents.defaults.bootstrapMaxChars",
+    "agents.defaults.cliBackends",
+    "agents.defaults.compaction",
+    "agents.defaults.contextPruning",
+    "agents.defaults.contextTokens",
+    "agents.defaults.elevatedDefault",
+    "agents.defaults.envelopeElapsed",
+    "agents.defaults.envelopeTimestamp",
+    "agents.defaults.envelopeTimezone",
+    "agents.defaults.heartbeat",
+    "agents.defaults.humanDelay",
+    "agents.defaults.imageModel",
+    "agents.defaults.mediaMaxMb",
+    "agents.defaults.memorySearch",
+    "agents.defaults.models",
+    "agents.defaults.repoRoot",
+    "agents.defaults.sandbox",
+    "agents.defaults.skipBootstrap",
+    "agents.defaults.subagents",
+    "agents.defaults.timeFormat",
+    "agents.defaults.typingIntervalSeconds",
+    "agents.defaults.typingMode",
+    "agents.defaults.userTimezone",
+    "agents.defaults.workspace",
+    "agents.list.*.agentDir",
+    "agents.list.*.groupChat",
+    "agents.list.*.heartbeat",
+    "agents.list.*.humanDelay",
+    "agents.list.*.identity",
+    "agents.list.*.memorySearch",
+    "agents.list.*.sandbox",
+    "agents.list.*.subagents",
+    "agents.list.*.tools",
+    "agents.list.*.workspace",
+    "gateway.auth.allowTailscale",
+    "gateway.controlUi.basePath",
+    "gateway.controlUi.enabled",
+    "gateway.http",
+    "gateway.nodes.browser",
+    "gateway.reload",
+    "gateway.tailscale",
+    "gateway.tls",
+    "logging.consoleLevel",
+    "logging.consoleStyle",
+    "logging.file",
+    "logging.redactPatterns",
+    "logging.redactSensitive",
+    "messages.ackReaction",
+    "messages.ackReactionScope",
+    "messages.groupChat",
+    "messages.inbound",
+    "messages.messagePrefix",
+    "messages.queue",
+    "messages.removeAckAfterReply",
+    "messages.tts",
+    "models.bedrockDiscovery",
+    "models.mode",
+    "models.providers.*.auth",
+    "models.providers.*.authHeader",
+    "models.providers.*.models.*.api",
+    "models.providers.*.models.*.compat",
+    "models.providers.*.models.*.cost",
+    "models.providers.*.models.*.headers",
+    "session.agentToAgent",
+    "session.identityLinks",
+    "session.idleMinutes",
+    "session.mainKey",
+    "session.resetByChannel",
+    "session.resetByType",
+    "session.resetTriggers",
+    "session.sendPolicy",
+    "session.store",
+    "session.typingIntervalSeconds",
+    "session.typingMode",
+];
+
+/// Older keys, and where their content belongs now.
+const MOVED: &[(&str, &str)] = &[
+    ("agent", "agents.defaults"),
+    ("gateway.token", "gateway.auth.token"),
+    ("identity", "agents.list[].identity"),
+    ("routing", "agents, bindings and messages"),
+    ("telegram", "channels.telegram"),
+    ("whatsapp", "channels.whatsapp"),
+    ("discord", "channels.discord"),
+    ("slack", "channels.slack"),
+    ("signal", "channels.signal"),
+    ("imessage", "channels.imessage"),
+];
+
+/// Smallest likeness of a suggestion, from 0 to 1.
+const ALIKE: f64 = 0.8;
+
+/// Returns a warning for each key that is really unknown.
+pub(super) fn warnings(unknown: &[Path]) -> Vec<Issue> {
+    let unknown: Vec<_> = unknown.iter().filter(|path| !is_accepted(path)).collect();
+    if unknown.is_empty() {
+        return Vec::new();
+    }
+    let known = names();
+    unknown.into_iter().map(|path| Issue::at(path, describe(path, &known))).collect()
+}
+
+/// Returns whether an older name was used, and where its content belongs now.
+pub(super) fn moved_to(path: &str) -> Option<&'static str> {
+    MOVED.iter().find(|(from, _)| *from == path).map(|(_, to)| *to)
+}
+
+fn describe(path: &Path, known: &[String]) -> String {
+    if let Some(to) = moved_to(&path.to_string()) {
+        return format!("is not read any more; use {to}");
+    }
+    let Some((Step::Key(key), around)) = path.0.split_last() else { return "unknown key".into() };
+    let around = pattern(around);
+    let alike = known
+        .iter()
+        .filter_map(|name| siblings(name, &around))
+        .map(|name| (strsim::jaro_winkler(key, name), name))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .max_by(|one, other| one.0.total_cmp(&other.0));
+    match alike {
+        Some((_, name)) => format!("unknown key; did you mean {name:?}?"),
+        None => "unknown key".into(),
+    }
+}
+
+/// Returns the last part of a dotted name if the parts before it are `around`.
+fn siblings<'a>(name: &'a str, around: &str) -> Option<&'a str> {
+    let (before, last) = name.rsplit_once('.').unwrap_or(("", name));
+    (before == around).then_some(last)
+}
+
+fn names() -> Vec<String> {
+    let mut names: Vec<String> = schema::paths();
+    for accepted in ACCEPTED {
+        names.push((*accepted).into());
+    }
+    names
+}
+
+fn pattern(steps: &[Step]) -> String {
+    let part = |step: &Step| match step {
+        Step::Key(key) => key.clone(),
+        Step::Index(_) => "*".into(),
+    };
+    steps.iter().map(part).collect::<Vec<_>>().join(".")
+}
+
+fn is_accepted(path: &Path) -> bool {
+    ACCEPTED.iter().any(|accepted| {
+        let mut steps = path.0.iter();
+        accepted.split('.').all(|part| match steps.next() {
+            Some(Step::Key(key)) => part == "*" || part == key,
+            Some(Step::Index(_)) => part == "*",
+            None => false,
+        })
+    })
+}
