@@ -3,5 +3,10 @@
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod events;
+mod handshake;
+mod ingress;
 mod layers;
+mod limits;
+mod pairing;
 mod replay;

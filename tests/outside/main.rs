@@ -2,3 +2,7 @@
 
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
+
+mod foreign;
+mod reference_clients;
+mod reference_gateway;

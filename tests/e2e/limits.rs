@@ -1,0 +1,155 @@
+//! What a peer may cost: frame sizes, sockets, time.
+
+use moltbot_tests::{Client, Connect, Daemon, Options, daemon::TOKEN};
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn a_stranger_may_not_send_more_than_64_kib() {
+    let daemon = Daemon::start().await;
+    let mut client = Client::open(&daemon.url(), &[]).await.unwrap();
+    client.send("connect", json!({ "padding": "x".repeat(64 * 1024) })).await;
+    assert_closed_for_size(client.closed().await);
+    daemon.operator().await.call("health", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_operator_may_send_up_to_the_announced_limit() {
+    let daemon = with_limits(&json!({ "maxPayload": 2_000_000 })).await;
+    let mut client = daemon.operator().await;
+    let error = client.call("health", json!({ "x": "y".repeat(1_500_000) })).await.unwrap_err();
+    assert!(error["message"].as_str().unwrap().contains("unexpected property 'x'"), "{error}");
+    client.send("health", json!({ "x": "y".repeat(2_000_001) })).await;
+    assert_closed_for_size(client.closed().await);
+}
+
+#[tokio::test]
+async fn a_silent_stranger_is_shown_the_door() {
+    let daemon = with_limits(&json!({ "handshakeTimeoutMs": 100 })).await;
+    let mut client = Client::open(&daemon.url(), &[]).await.unwrap();
+    assert!(matches!(client.closed().await.0, 1000 | 1005), "closed without an error");
+}
+
+#[tokio::test]
+async fn strangers_cannot_take_all_sockets() {
+    let daemon = with_limits(&json!({ "unauthenticated": 4 })).await;
+    let mut operator = daemon.operator().await;
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(Client::open(&daemon.url(), &[]).await.unwrap());
+    }
+    assert!(is_turned_away(&daemon).await, "a fifth stranger is turned away");
+    operator.call("health", json!({})).await.unwrap();
+    strangers.pop().unwrap().close().await;
+    while is_turned_away(&daemon).await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn deep_json_is_refused_and_the_daemon_lives() {
+    let daemon = Daemon::start().await;
+    let mut stranger = Client::open(&daemon.url(), &[]).await.unwrap();
+    stranger.send_text(&"[".repeat(60_000)).await;
+    stranger.closed().await;
+    let mut operator = daemon.operator().await;
+    let deep = format!(
+        r#"{{"type":"req","id":"deep","method":"health","params":{}{}}}"#,
+        "[".repeat(200_000),
+        "]".repeat(200_000)
+    );
+    operator.send_text(&deep).await;
+    operator.call("health", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_binary_frame_is_read_as_text_and_answered_with_text() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    let frame = json!({ "type": "req", "id": "binary", "method": "last-heartbeat" });
+    client.send_binary(frame.to_string().as_bytes()).await;
+    client.answer("binary").await.unwrap();
+    client.send_binary(&[0xff, 0xfe, 0x00]).await;
+    client.call("health", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn garbage_of_any_kind_gets_an_answer_or_silence_but_never_a_crash() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    for text in [
+        "",
+        "null",
+        "[]",
+        "{}",
+        "\u{0}",
+        r#"{"type":"req"}"#,
+        r#"{"type":"req","id":{},"method":[]}"#,
+        r#"{"type":"req","id":"1","method":"health","params":1e999}"#,
+        r#"{"type":"req","id":"1","method":"health","method":"status"}"#,
+        r#"{"type":"req","id":"\ud800","method":"health"}"#,
+    ] {
+        client.send_text(text).await;
+    }
+    client.call("last-heartbeat", json!({})).await.unwrap();
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn every_method_survives_parameters_of_every_wrong_type() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    let hello = client.hello.clone();
+    for method in hello["features"]["methods"].as_array().unwrap() {
+        let method = method.as_str().unwrap();
+        for params in [json!([]), json!("x"), json!(7), json!(true), json!({ "": {} })] {
+            let error = client.call(method, params.clone()).await.unwrap_err();
+            let text = error["message"].as_str().unwrap_or_default();
+            let expected = [format!("invalid {method} params: "), "unauthorized role".into()];
+            assert!(
+                expected.iter().any(|start| text.starts_with(start)),
+                "{method} {params}: {error}"
+            );
+        }
+    }
+    assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+}
+
+#[tokio::test]
+async fn guessing_gets_slower_and_never_locks_out_a_proven_device() {
+    let daemon = Daemon::start().await;
+    let device = moltbot_tests::Device::new();
+    let known = Connect::operator().device(&device, moltbot_tests::Version::V2);
+    daemon.connect(known.clone()).await;
+    let mut last = Value::Null;
+    for guess in 0..100 {
+        let wrong = Connect::operator().token(&format!("guess {guess}"));
+        let refusal = Client::connect(&daemon.url(), wrong).await.unwrap_err();
+        last = refusal.error.unwrap_or_default();
+        if is_limited(&last) {
+            break;
+        }
+    }
+    assert!(is_limited(&last), "{last}");
+    daemon.connect(known).await;
+}
+
+async fn with_limits(limits: &Value) -> Daemon {
+    let gateway = json!({ "auth": { "token": TOKEN }, "limits": limits });
+    Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await
+}
+
+async fn is_turned_away(daemon: &Daemon) -> bool {
+    match Client::open(&daemon.url(), &[]).await {
+        Ok(client) => client.nonce.is_empty(),
+        Err(_) => true,
+    }
+}
+
+fn is_limited(error: &Value) -> bool {
+    error["message"].as_str().is_some_and(|text| text.contains("too many"))
+}
+
+/// The close frame may be lost when the peer is still sending.
+fn assert_closed_for_size((code, _): (u16, String)) {
+    assert!(matches!(code, 1009 | 1006), "closed with {code}");
+}
