@@ -41,7 +41,9 @@ pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, plac
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // The service is called once: there is no keep-alive.
+    // The service is called once: plain answers close, by their header. Turning
+    // keep-alive off here would add `close` to the answer of an upgrade too,
+    // which strict clients refuse.
     let place = Mutex::new(Some(place));
     let service = service_fn(|request| {
         let answer = answer::<S>(request, listener, &shared, &place);
@@ -49,7 +51,6 @@ where
     });
     let closing = shared.closing.clone();
     let connection = http1::Builder::new()
-        .keep_alive(false)
         .max_buf_size(HEADER_BYTES)
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -200,5 +201,6 @@ fn plain(status: StatusCode, body: &'static str) -> Answer {
 fn respond(status: StatusCode, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
     answer
 }
