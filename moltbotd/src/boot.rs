@@ -30,6 +30,7 @@ use crate::{
     presence::Presence,
     private,
     providers::Models,
+    reload,
     rpc::Dedupe,
     store::{Store, StoreError},
     supervisor,
@@ -146,7 +147,14 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
-    until_stopped(&start.stop, start.reload).await;
+    let reloads = reload::follow(
+        start.reload,
+        Arc::clone(&start.config),
+        start.logs.clone(),
+        start.stop.clone(),
+    );
+    background.spawn(reloads);
+    start.stop.cancelled().await;
     supervisor::stopping("telling clients, finishing what is under way");
     background.abort_all();
     if let Some(watchdog) = watchdog {
@@ -243,15 +251,6 @@ fn watch(
                 _ => Ok(()),
             }
         })
-    }
-}
-
-async fn until_stopped(stop: &CancellationToken, mut reload: mpsc::Receiver<()>) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            Some(()) = reload.recv() => {}
-        }
     }
 }
 
