@@ -8,5 +8,6 @@ mod handshake;
 mod ingress;
 mod layers;
 mod limits;
+mod models;
 mod pairing;
 mod replay;
