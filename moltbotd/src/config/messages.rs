@@ -9,4 +9,17 @@ use serde::{Deserialize, Serialize};
 pub struct Messages {
     /// Put before every answer.
     pub response_prefix: Option<String>,
+    /// Conversations with several people.
+    pub group_chat: GroupChat,
+}
+
+/// Conversations with several people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GroupChat {
+    /// Expressions that count as a mention of the assistant; case does not
+    /// matter.
+    pub mention_patterns: Vec<String>,
+    /// How many unanswered messages are kept as context: 50 when absent.
+    pub history_limit: Option<usize>,
 }

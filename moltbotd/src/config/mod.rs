@@ -34,7 +34,7 @@ pub use self::{
     live::{Live, Plan},
     load::{Loaded, Source},
     logging::{LogLevel, Logging},
-    messages::Messages,
+    messages::{GroupChat, Messages},
     models::{Models, Provider, ProviderModel},
     redact::PLACEHOLDER,
     schema::{hints, schema},
