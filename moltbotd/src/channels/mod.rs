@@ -4,12 +4,26 @@
 //! to the inbox before it goes on, and sends what is queued in the outbox. It
 //! knows nothing of agents.
 
-pub mod telegram;
+mod draft;
+mod driver;
+mod inbox;
+mod outbox;
+mod service;
+mod state;
+mod telegram;
 
 use std::{path::PathBuf, pin::Pin};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+pub use self::{
+    driver::{Entry, Target},
+    service::Channels,
+};
+
+/// Every channel the daemon knows.
+pub const ALL: &[Entry] = &[telegram::ENTRY];
 
 /// Messages on their way to the agent. Bounded: a full queue makes channels
 /// wait, and what they read is in the inbox by then.

@@ -76,14 +76,15 @@ impl Db<'_> {
     /// Queues a message once; returns whether its key was new.
     pub fn queue_message(&self, message: &NewMessage, now_ms: i64) -> rusqlite::Result<bool> {
         let NewMessage { key, channel, account, body } = message;
+        let chat = body["route"]["to"].as_str().unwrap_or_default();
         let added = self
             .0
             .prepare_cached(
-                "INSERT INTO outbox (key, channel, account, body, state, next_attempt_ms,
+                "INSERT INTO outbox (key, channel, account, chat, body, state, next_attempt_ms,
                                      created_at_ms, updated_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, 'queued', ?5, ?5, ?5) ON CONFLICT DO NOTHING",
+                 VALUES (?1, ?2, ?3, ?4, ?5, 'queued', ?6, ?6, ?6) ON CONFLICT DO NOTHING",
             )?
-            .execute(params![key, channel, account, body.to_string(), now_ms])?;
+            .execute(params![key, channel, account, chat, body.to_string(), now_ms])?;
         Ok(added > 0)
     }
 
@@ -93,8 +94,9 @@ impl Db<'_> {
         self.0.execute("UPDATE outbox SET state = 'unknown' WHERE state = 'sending'", [])
     }
 
-    /// Returns an account's messages that are not settled, oldest first.
-    pub fn open_outbox(
+    /// Returns the next message of each chat of an account, oldest first. A
+    /// chat with a message on its way has none, so that order is kept.
+    pub fn next_messages(
         &self,
         channel: &str,
         account: &str,
@@ -105,8 +107,12 @@ impl Db<'_> {
                 "SELECT id, key, channel, account, body, state, parts_sent, attempts,
                         next_attempt_ms
                  FROM outbox
-                 WHERE state IN ('queued', 'unknown') AND channel = ?1 AND account = ?2
-                 ORDER BY id LIMIT ?3",
+                 WHERE state <> 'sending' AND id IN (
+                     SELECT min(id) FROM outbox
+                     WHERE state IN ('queued', 'sending', 'unknown')
+                       AND channel = ?1 AND account = ?2
+                     GROUP BY chat)
+                 ORDER BY next_attempt_ms, id LIMIT ?3",
             )?
             .query_map(params![channel, account, limit], outbox_row)?
             .collect()

@@ -19,6 +19,7 @@ CREATE TABLE outbox (
     key             TEXT NOT NULL UNIQUE, -- idempotency key
     channel         TEXT NOT NULL,
     account         TEXT NOT NULL,
+    chat            TEXT NOT NULL,        -- messages of one chat keep their order
     body            TEXT NOT NULL,        -- JSON: route, text, media
     state           TEXT NOT NULL CHECK (state IN ('queued', 'sending', 'sent', 'unknown', 'failed')),
     parts_sent      INTEGER NOT NULL DEFAULT 0,
@@ -30,7 +31,8 @@ CREATE TABLE outbox (
     created_at_ms   INTEGER NOT NULL,
     updated_at_ms   INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX outbox_open ON outbox (channel, account, id) WHERE state IN ('queued', 'unknown');
+CREATE INDEX outbox_open ON outbox (channel, account, chat, id)
+    WHERE state IN ('queued', 'sending', 'unknown');
 
 -- A message that shows a reply while it is written, by the key of the reply.
 CREATE TABLE draft (

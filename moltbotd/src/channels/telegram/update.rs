@@ -1,0 +1,371 @@
+//! From an update to what it comes to.
+
+use std::collections::{HashMap, VecDeque};
+
+use frankenstein::{
+    types::{ChatType, Message, MessageEntity, MessageEntityType, User},
+    updates::{Update, UpdateContent},
+};
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, json, value::RawValue};
+
+use super::{
+    access::{Access, Admitted, Direct, Who},
+    media::{self, Media},
+};
+use crate::channels::{
+    InboundMessage, Peer, PeerKind, Route,
+    driver::{Arrival, Outcome, Pending},
+};
+
+/// Commands that are handled without a model; in groups they need no mention.
+const CONTROL: &[&str] = &["help", "new", "node", "nodes", "reset", "status", "stop"];
+
+/// Groups whose talk is remembered; the talk of more is forgotten.
+const MAX_GROUPS: usize = 200;
+
+/// Characters of a message kept as context.
+const MAX_CONTEXT_CHARS: usize = 2000;
+
+/// Who the bot is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Me {
+    /// Its id.
+    pub(super) id: i64,
+    /// Its handle.
+    #[serde(default)]
+    pub(super) username: String,
+}
+
+/// What is needed to read updates.
+pub(super) struct Reader<'a> {
+    pub(super) account: &'a str,
+    pub(super) me: &'a Me,
+    pub(super) access: Access<'a>,
+    /// Patterns that count as a mention.
+    pub(super) mentions: &'a [Regex],
+    /// How many messages of a group are kept as context.
+    pub(super) history_limit: usize,
+}
+
+/// What was said in groups since the assistant's last answer.
+#[derive(Debug, Default)]
+pub(super) struct History(HashMap<String, VecDeque<String>>);
+
+#[derive(Deserialize)]
+struct Numbered {
+    update_id: i64,
+}
+
+impl Reader<'_> {
+    /// Reads an update. One that cannot be read comes to nothing, so that it
+    /// never stands in the way of the next; one without a number is not an
+    /// update at all.
+    pub(super) fn read(&self, raw: &RawValue, history: &mut History) -> Option<Arrival> {
+        let update_id = match serde_json::from_str::<Numbered>(raw.get()) {
+            Ok(Numbered { update_id }) => update_id,
+            Err(error) => {
+                tracing::warn!(%error, "an update without a number was skipped");
+                return None;
+            }
+        };
+        let outcome = match serde_json::from_str::<Update>(raw.get()) {
+            Ok(Update { content: UpdateContent::Message(message), .. }) => {
+                self.message(&message, history)
+            }
+            Ok(_) => Outcome::Ignored,
+            Err(error) => {
+                tracing::warn!(update_id, %error, "an update could not be read and was ignored");
+                Outcome::Ignored
+            }
+        };
+        Some(Arrival { update_id, outcome })
+    }
+
+    fn message(&self, message: &Message, history: &mut History) -> Outcome {
+        let Some(sender) = sender(message) else { return Outcome::Ignored };
+        if sender.id == self.me.id.to_string() {
+            return Outcome::Ignored;
+        }
+        match message.chat.type_field {
+            ChatType::Private => self.direct(message, sender),
+            ChatType::Group | ChatType::Supergroup => self.group(message, sender, history),
+            ChatType::Channel => Outcome::Ignored,
+        }
+    }
+
+    fn direct(&self, message: &Message, sender: Sender) -> Outcome {
+        // In a direct chat the chat has the id of the person.
+        let who = Who { id: message.chat.id.to_string(), username: sender.username.as_deref() };
+        match self.access.direct(&who) {
+            Direct::Dropped => Outcome::Ignored,
+            Direct::Stranger if is_service(message) => Outcome::Ignored,
+            Direct::Stranger => {
+                let mut meta = Map::new();
+                meta.insert("name".into(), json!(sender.name));
+                if let Some(username) = &sender.username {
+                    meta.insert("username".into(), json!(username));
+                }
+                let id = message.chat.id.to_string();
+                Outcome::Stranger { id, meta, route: self.route(message, None) }
+            }
+            Direct::Admitted { authorized } => {
+                let peer =
+                    Peer { kind: PeerKind::Direct, id: message.chat.id.to_string(), title: None };
+                let thread = message.message_thread_id.filter(|_| is_topic(message));
+                self.admit(message, sender, peer, thread, authorized, Vec::new())
+            }
+        }
+    }
+
+    fn group(&self, message: &Message, sender: Sender, history: &mut History) -> Outcome {
+        let chat = message.chat.id.to_string();
+        let thread = match message.message_thread_id.filter(|_| is_topic(message)) {
+            Some(thread) => Some(thread),
+            // The general topic of a forum has the number 1 and does not say it.
+            None => (message.chat.is_forum == Some(true)).then_some(1),
+        };
+        let topic = thread.map(|thread| thread.to_string());
+        let who = Who { id: sender.id.clone(), username: sender.username.as_deref() };
+        let admitted = self.access.group(&chat, topic.as_deref(), &who);
+        let Some(Admitted { authorized, require_mention }) = admitted else {
+            return Outcome::Ignored;
+        };
+        let body = self.text(message);
+        if body.for_another_bot || is_service(message) {
+            return Outcome::Ignored;
+        }
+        let control = is_control(&body.text);
+        if control && !authorized {
+            return Outcome::Ignored;
+        }
+        let id = match &topic {
+            Some(topic) => format!("{chat}:topic:{topic}"),
+            None => chat,
+        };
+        if require_mention && !control && !self.is_mentioned(message, &body.text) {
+            history.add(&id, &sender.name, &body.text, self.history_limit);
+            return Outcome::Ignored;
+        }
+        let context = history.take(&id);
+        let peer = Peer { kind: PeerKind::Group, id, title: message.chat.title.clone() };
+        self.admit(message, sender, peer, thread, authorized, context)
+    }
+
+    fn admit(
+        &self,
+        message: &Message,
+        sender: Sender,
+        peer: Peer,
+        thread: Option<i32>,
+        authorized: bool,
+        context: Vec<String>,
+    ) -> Outcome {
+        let route = self.route(message, thread);
+        let mut text = self.text(message).text;
+        let files = match media::of(message, self.access.settings.max_media_bytes()) {
+            Media::None => Vec::new(),
+            Media::Placeholder(placeholder) => {
+                text = if text.is_empty() { placeholder } else { format!("{placeholder} {text}") };
+                Vec::new()
+            }
+            Media::TooLarge => {
+                let text = media::too_large(self.access.settings.media_max_mb);
+                return Outcome::Notice { route, text };
+            }
+            Media::File { file, placeholder } => {
+                if text.is_empty() && message.media_group_id.is_none() {
+                    text = placeholder.into();
+                }
+                vec![file]
+            }
+        };
+        if text.trim().is_empty() && files.is_empty() {
+            return Outcome::Ignored;
+        }
+        let album = message.media_group_id.clone().filter(|_| !files.is_empty());
+        let message = InboundMessage {
+            route,
+            peer,
+            sender: crate::channels::Sender {
+                id: sender.id,
+                name: sender.name,
+                username: sender.username,
+            },
+            message_id: message.message_id.to_string(),
+            text,
+            quoted: quoted(message),
+            context,
+            attachments: Vec::new(),
+            authorized,
+            sent_at_ms: sent_at_ms(message.date),
+        };
+        Outcome::Message(Box::new(Pending { message, files, album }))
+    }
+
+    fn route(&self, message: &Message, thread: Option<i32>) -> Route {
+        Route {
+            channel: "telegram".into(),
+            account: self.account.to_owned(),
+            to: message.chat.id.to_string(),
+            thread: thread.map(|thread| thread.to_string()),
+            reply_to: Some(message.message_id.to_string()),
+        }
+    }
+
+    /// Returns the text without the bot's name before it or in its command.
+    fn text(&self, message: &Message) -> Body {
+        let text = message.text.as_deref().or(message.caption.as_deref()).unwrap_or_default();
+        let text = self.without_mention(text);
+        let Some(rest) = text.strip_prefix('/') else {
+            return Body { text: text.to_owned(), for_another_bot: false };
+        };
+        let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        match word.split_once('@') {
+            Some((command, bot)) if bot.eq_ignore_ascii_case(&self.me.username) => {
+                Body { text: format!("/{command}{tail}"), for_another_bot: false }
+            }
+            Some((_, bot)) if is_bot_name(bot) => {
+                Body { text: text.to_owned(), for_another_bot: true }
+            }
+            _ => Body { text: text.to_owned(), for_another_bot: false },
+        }
+    }
+
+    fn without_mention<'t>(&self, text: &'t str) -> &'t str {
+        let text = text.trim_start();
+        let name = &self.me.username;
+        let after = text.strip_prefix('@').and_then(|rest| {
+            let head = rest.get(..name.len())?;
+            (!name.is_empty() && head.eq_ignore_ascii_case(name)).then(|| &rest[name.len()..])
+        });
+        match after {
+            Some(rest) if !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_') => {
+                rest.trim_start_matches([',', ':']).trim_start()
+            }
+            _ => text,
+        }
+    }
+
+    fn is_mentioned(&self, message: &Message, text: &str) -> bool {
+        let (raw, entities) = match &message.text {
+            Some(raw) => (raw.as_str(), &message.entities),
+            None => (message.caption.as_deref().unwrap_or_default(), &message.caption_entities),
+        };
+        let entities = entities.as_deref().unwrap_or_default();
+        let by_name = entities.iter().any(|entity| self.is_me(raw, entity));
+        let by_reply = message
+            .reply_to_message
+            .as_ref()
+            .and_then(|replied| replied.from.as_ref())
+            .is_some_and(|from| i64::try_from(from.id) == Ok(self.me.id));
+        by_name || by_reply || self.mentions.iter().any(|pattern| pattern.is_match(text))
+    }
+
+    fn is_me(&self, text: &str, entity: &MessageEntity) -> bool {
+        let name = || slice_utf16(text, entity.offset, entity.length);
+        match entity.type_field {
+            MessageEntityType::Mention => {
+                let mentioned = name();
+                mentioned
+                    .strip_prefix('@')
+                    .is_some_and(|n| n.eq_ignore_ascii_case(&self.me.username))
+            }
+            MessageEntityType::BotCommand => {
+                let command = name();
+                command
+                    .split_once('@')
+                    .is_some_and(|(_, bot)| bot.eq_ignore_ascii_case(&self.me.username))
+            }
+            MessageEntityType::TextMention => {
+                entity.user.as_ref().is_some_and(|user| i64::try_from(user.id) == Ok(self.me.id))
+            }
+            _ => false,
+        }
+    }
+}
+
+struct Body {
+    text: String,
+    for_another_bot: bool,
+}
+
+struct Sender {
+    id: String,
+    name: String,
+    username: Option<String>,
+}
+
+fn sender(message: &Message) -> Option<Sender> {
+    // Anonymous administrators write in the name of a chat.
+    if let Some(chat) = &message.sender_chat {
+        let name = chat.title.clone().or_else(|| chat.username.clone()).unwrap_or_default();
+        return Some(Sender { id: chat.id.to_string(), name, username: chat.username.clone() });
+    }
+    let User { id, first_name, last_name, username, .. } = message.from.as_deref()?;
+    let name = match last_name {
+        Some(last) => format!("{first_name} {last}"),
+        None => first_name.clone(),
+    };
+    Some(Sender { id: id.to_string(), name, username: username.clone() })
+}
+
+fn quoted(message: &Message) -> Option<String> {
+    if let Some(quote) = &message.quote {
+        return Some(quote.text.clone());
+    }
+    let replied = message.reply_to_message.as_ref()?;
+    replied.text.clone().or_else(|| replied.caption.clone())
+}
+
+fn is_topic(message: &Message) -> bool {
+    message.is_topic_message == Some(true)
+}
+
+/// Someone joined, the title changed and the like.
+fn is_service(message: &Message) -> bool {
+    message.text.is_none() && message.caption.is_none() && !media::has(message)
+}
+
+fn is_control(text: &str) -> bool {
+    let word = text.split_whitespace().next().unwrap_or_default().to_lowercase();
+    word.strip_prefix('/').is_some_and(|command| CONTROL.contains(&command))
+}
+
+fn is_bot_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
+}
+
+fn slice_utf16(text: &str, offset: u16, length: u16) -> String {
+    let units: Vec<u16> = text.encode_utf16().skip(offset.into()).take(length.into()).collect();
+    String::from_utf16_lossy(&units)
+}
+
+/// Seconds on the wire; a value that is no date is taken as it stands.
+fn sent_at_ms(date: u64) -> i64 {
+    i64::try_from(date).ok().and_then(|date| date.checked_mul(1000)).unwrap_or_default()
+}
+
+impl History {
+    fn add(&mut self, chat: &str, name: &str, text: &str, limit: usize) {
+        if text.is_empty() || limit == 0 {
+            return;
+        }
+        if !self.0.contains_key(chat) && self.0.len() >= MAX_GROUPS {
+            let quiet = self.0.keys().next().cloned();
+            quiet.map(|chat| self.0.remove(&chat));
+        }
+        let lines = self.0.entry(chat.to_owned()).or_default();
+        let text: String = text.chars().take(MAX_CONTEXT_CHARS).collect();
+        lines.push_back(format!("{name}: {text}"));
+        while lines.len() > limit {
+            lines.pop_front();
+        }
+    }
+
+    fn take(&mut self, chat: &str) -> Vec<String> {
+        self.0.remove(chat).map(Vec::from).unwrap_or_default()
+    }
+}
