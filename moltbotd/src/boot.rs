@@ -17,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     auth::{Auth, Secrets},
     bus::{Bus, Close},
+    channels::{Channels, Inbound, InboundQueue},
     clock,
     config::{self, AuthSecrets, Bind},
     gateway::Gateway,
@@ -30,7 +31,6 @@ use crate::{
     presence::Presence,
     private,
     providers::Models,
-    reload,
     rpc::Dedupe,
     store::{Store, StoreError},
     supervisor,
@@ -128,6 +128,9 @@ impl From<BindError> for Failure {
     }
 }
 
+/// Messages that wait for the agent.
+const INBOUND_QUEUE: usize = 256;
+
 /// How long calls and runs may take to end once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -138,23 +141,24 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     let mut gateway_config = start.config.get().gateway.clone();
     gateway_config.bind = start.bind;
     let listeners = net::bind(&gateway_config, start.port, &start.paths.control_socket()).await?;
-    let shared = build(&start, store, listeners.port);
+    // A full queue makes channels wait; what they read is in the inbox by then.
+    let (inbound, _messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
+    let shared = build(&start, store, inbound, listeners.port);
     let address = format!("127.0.0.1:{}", listeners.port);
     start.locks.listening(&address);
     let probes = net::serve(listeners, &shared);
     let mut background = background(&shared);
     supervisor::ready(&format!("listening on {address}"));
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
+    let channels = Arc::clone(&shared.gateway.channels);
+    background.spawn(async move {
+        if let Err(error) = channels.start().await {
+            tracing::error!(%error, "channels not started");
+        }
+    });
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
-    let reloads = reload::follow(
-        start.reload,
-        Arc::clone(&start.config),
-        start.logs.clone(),
-        start.stop.clone(),
-    );
-    background.spawn(reloads);
-    start.stop.cancelled().await;
+    until_stopped(&start.stop, start.reload, &shared.gateway.channels).await;
     supervisor::stopping("telling clients, finishing what is under way");
     background.abort_all();
     if let Some(watchdog) = watchdog {
@@ -165,7 +169,7 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     Ok(())
 }
 
-fn build(start: &Start, store: Store, port: u16) -> Shared {
+fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Shared {
     let started = Instant::now();
     let bus = Arc::new(Bus::default());
     let secrets = Secrets {
@@ -176,8 +180,11 @@ fn build(start: &Start, store: Store, port: u16) -> Shared {
     let limits = start.config.get().gateway.limits.clone();
     let nodes = Arc::new(Nodes::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus)));
     let models = Arc::new(Models::new(Arc::clone(&start.config)));
+    let channels =
+        Channels::new(Arc::clone(&start.config), store.clone(), start.paths.clone(), inbound);
     let gateway = Gateway {
         started,
+        channels: Arc::clone(&channels),
         auth: Auth::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus), secrets),
         presence: Presence::new(Arc::clone(&bus)),
         health: Health::new(health::Parts {
@@ -186,7 +193,7 @@ fn build(start: &Start, store: Store, port: u16) -> Shared {
             bus: Arc::clone(&bus),
             database: start.paths.database(),
             profile: start.paths.profile.clone(),
-            channels: Arc::new(health::NoChannels),
+            channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
             started,
         }),
         paths: start.paths.clone(),
@@ -254,6 +261,19 @@ fn watch(
     }
 }
 
+async fn until_stopped(
+    stop: &CancellationToken,
+    mut reload: mpsc::Receiver<()>,
+    channels: &Arc<Channels>,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(()) = reload.recv() => channels.reload().await,
+        }
+    }
+}
+
 /// Tells every client, then waits for what is under way.
 async fn stop(shared: &Shared) {
     let gateway = &shared.gateway;
@@ -265,6 +285,10 @@ async fn stop(shared: &Shared) {
     shared.tasks.close();
     if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
         tracing::warn!(left = shared.tasks.len(), "stopped before everything was finished");
+    }
+    // Last, so that answers of the calls and runs above still go out.
+    if tokio::time::timeout(DRAIN, gateway.channels.stop()).await.is_err() {
+        tracing::warn!("channels did not stop in time");
     }
     tracing::info!("stopped");
 }

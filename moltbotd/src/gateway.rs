@@ -7,6 +7,7 @@ use moltbot_protocol::{Role, handshake::ConnectParams};
 use crate::{
     auth::{Auth, Caller},
     bus::{Bus, Outbox},
+    channels::Channels,
     config,
     health::Health,
     nodes::{Declared, Nodes},
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub dedupe: Dedupe,
     /// Connected nodes.
     pub nodes: Arc<Nodes>,
+    /// Messaging services.
+    pub channels: Arc<Channels>,
     /// The models that can answer.
     pub models: Arc<Models>,
     /// What the next turn of a session is to be told.

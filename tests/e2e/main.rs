@@ -8,6 +8,5 @@ mod handshake;
 mod ingress;
 mod layers;
 mod limits;
-mod models;
 mod pairing;
 mod replay;

@@ -1,5 +1,80 @@
 //! `send`
 
-use crate::{gateway::Gateway, rpc::Router};
+use moltbot_protocol::methods::send::{Send, SendResult};
+use serde_json::json;
 
-pub(super) fn register(_router: &mut Router<Gateway>) {}
+use super::Context;
+use crate::{
+    channels::{Channels, OutboundMessage, Route, SendError},
+    gateway::Gateway,
+    rpc::{Claim, Error, Result, Router},
+};
+
+/// What callers of the reference mean who name no channel.
+const DEFAULT_CHANNEL: &str = "whatsapp";
+
+pub(super) fn register(router: &mut Router<Gateway>) {
+    router.on(send);
+}
+
+async fn send(cx: Context, params: Send) -> Result<SendResult> {
+    let key = format!("send:{}", params.idempotency_key);
+    let message = addressed(&cx.gateway.channels, &params)?;
+    if let Claim::Done(answer) = cx.gateway.dedupe.claim(&key) {
+        return answered(answer);
+    }
+    // A call that is under way is joined: the key in the outbox is the same.
+    match cx.gateway.channels.deliver(key.clone(), message.clone()).await {
+        Ok(sent) => {
+            let result = SendResult {
+                run_id: params.idempotency_key.into_string(),
+                message_id: sent.message_id,
+                channel: message.route.channel,
+                chat_id: Some(sent.chat_id),
+            };
+            cx.gateway.dedupe.store(&key, Ok(json!(result)));
+            Ok(result)
+        }
+        Err(error) => {
+            cx.gateway.dedupe.release(&key);
+            Err(match error {
+                SendError::UnknownChannel(_) => Error::Invalid(error.to_string()),
+                _ => Error::Unavailable(error.to_string()),
+            })
+        }
+    }
+}
+
+fn answered(
+    answer: std::result::Result<
+        serde_json::Value,
+        (moltbot_protocol::ErrorShape, Option<serde_json::Value>),
+    >,
+) -> Result<SendResult> {
+    match answer {
+        Ok(value) => serde_json::from_value(value).map_err(|error| Error::Internal(error.into())),
+        Err((error, _)) => Err(Error::Unavailable(error.message)),
+    }
+}
+
+fn addressed(channels: &Channels, params: &Send) -> Result<OutboundMessage> {
+    let channel = params.channel.as_deref().map(str::trim).filter(|channel| !channel.is_empty());
+    let channel = channel.unwrap_or(DEFAULT_CHANNEL).to_lowercase();
+    let account = channels
+        .default_account(&channel)
+        .ok_or_else(|| Error::Invalid(format!("unsupported channel: {channel}")))?;
+    let named = params.account_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
+    let target = channels.target(&channel, &params.to).map_err(Error::Invalid)?;
+    let media = params.media_url.iter().chain(params.media_urls.iter().flatten());
+    Ok(OutboundMessage {
+        route: Route {
+            channel,
+            account: named.map_or(account, str::to_owned),
+            to: target.to,
+            thread: target.thread,
+            reply_to: None,
+        },
+        text: params.message.to_string(),
+        media: media.filter(|media| !media.trim().is_empty()).cloned().collect(),
+    })
+}

@@ -21,7 +21,6 @@ pub trait Provider: Send + Sync + 'static {
 pub struct Models {
     config: Arc<config::Live>,
     built_in: Vec<(ModelInfo, Arc<dyn Provider>)>,
-    hosted: hosted::Hosted,
 }
 
 impl Models {
@@ -29,8 +28,7 @@ impl Models {
     #[must_use]
     pub fn new(config: Arc<config::Live>) -> Self {
         let echo: Arc<dyn Provider> = Arc::new(echo::Echo);
-        let hosted = hosted::Hosted::default();
-        Self { config, built_in: vec![(echo::info(), echo)], hosted }
+        Self { config, built_in: vec![(echo::info(), echo)] }
     }
 
     /// Adds a model that needs no configuration.
@@ -42,14 +40,11 @@ impl Models {
 
     /// Finds a model.
     pub fn find(&self, model: &ModelRef) -> Result<Arc<dyn Provider>, ProviderError> {
-        let built_in = self.built_in.iter().find(|(info, _)| info.model == *model);
-        if let Some((_, provider)) = built_in {
-            return Ok(Arc::clone(provider));
-        }
-        if model.provider == echo::model().provider {
-            return Err(ProviderError::Unknown(format!("unknown model: {model}")));
-        }
-        self.hosted.find(&self.config.get(), model)
+        self.built_in
+            .iter()
+            .find(|(info, _)| info.model == *model)
+            .map(|(_, provider)| Arc::clone(provider))
+            .ok_or_else(|| ProviderError::Unknown(format!("unknown model: {model}")))
     }
 
     /// Describes every model, by provider and then by name.

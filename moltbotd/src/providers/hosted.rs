@@ -1,0 +1,1 @@
+//! Hosted and local model servers, through genai.
