@@ -31,6 +31,7 @@ use uuid::Uuid;
 
 pub use self::patch::{thinking_level, verbose_level};
 use crate::{
+    channels::Route,
     clock::now_ms,
     config::{self, Config},
     providers::Models,
@@ -280,6 +281,33 @@ pub fn new_entry() -> SessionEntry {
     }
 }
 
+/// Returns the entry of a conversation that starts anew with a message: what
+/// was chosen for its course goes, everything else stays.
+#[must_use]
+pub fn restarted(old: SessionEntry) -> SessionEntry {
+    let mut entry = SessionEntry {
+        system_sent: Some(false),
+        aborted_last_run: Some(false),
+        thinking_level: None,
+        verbose_level: None,
+        reasoning_level: None,
+        response_usage: None,
+        provider_override: None,
+        model_override: None,
+        send_policy: None,
+        session_id: Uuid::new_v4().to_string(),
+        updated_at: Some(now_ms()),
+        ..old
+    };
+    for field in ["ttsAuto", "queueMode", "queueDebounceMs", "queueCap", "queueDrop"] {
+        entry.other.remove(field);
+    }
+    for field in ["compactionCount", "memoryFlushAt", "memoryFlushCompactionCount"] {
+        entry.other.remove(field);
+    }
+    entry
+}
+
 /// Returns the entry of a conversation that was reset: settings and places
 /// stay, everything about its course goes.
 #[must_use]
@@ -305,6 +333,22 @@ pub fn renewed(old: SessionEntry) -> SessionEntry {
         other: skills.map(|skills| ("skillsSnapshot".to_owned(), skills)).into_iter().collect(),
         ..new_entry()
     }
+}
+
+/// Returns the place that a conversation's last message came from.
+#[must_use]
+pub fn last_route(entry: &SessionEntry) -> Option<Route> {
+    let thread = entry.last_thread_id.as_ref().map(|thread| match thread {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    Some(Route {
+        channel: entry.last_channel.clone().filter(|channel| channel != "webchat")?,
+        account: entry.last_account_id.clone().unwrap_or_else(|| "default".into()),
+        to: entry.last_to.clone()?,
+        thread,
+        reply_to: None,
+    })
 }
 
 fn required(config: &Config, key: &str) -> Result<String> {

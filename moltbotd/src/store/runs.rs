@@ -135,8 +135,13 @@ impl Db<'_> {
             .collect()
     }
 
-    /// Marks a run as started in a transcript.
-    pub fn start_run(&self, id: &str, session_id: &str, at_ms: i64) -> rusqlite::Result<()> {
+    /// Marks a run as started, in a transcript if it writes to one.
+    pub fn start_run(
+        &self,
+        id: &str,
+        session_id: Option<&str>,
+        at_ms: i64,
+    ) -> rusqlite::Result<()> {
         self.0
             .prepare_cached(
                 "UPDATE run SET state = 'running', session_id = ?2, started_at_ms = ?3

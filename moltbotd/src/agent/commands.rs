@@ -1,0 +1,342 @@
+//! Messages that the gateway answers itself: commands, and words that stop.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Agent, beginning, ending, request::RunRequest, runs::Run};
+use crate::{
+    clock::now_ms,
+    config::Config,
+    sessions::{self, key, message, model},
+    store::{Db, NewMessage, RunEnd, RunState, StoreError},
+    tools::ToolError,
+};
+
+const STOP_WORDS: [&str; 6] = ["stop", "esc", "abort", "wait", "exit", "interrupt"];
+const NODE_TIMEOUT_MS: u64 = 30_000;
+/// A node that hangs is given up a little after it should have.
+const NODE_LIMIT: Duration = Duration::from_secs(40);
+const ANSWER_CHARS: usize = 3500;
+
+const HELP: &str = "Commands:\n\
+    /status – model, session and queue\n\
+    /new or /reset – start a new conversation; text after it is its first message\n\
+    /stop – stop what is under way\n\
+    /nodes – list the nodes\n\
+    /node <id> <command> [json] – run a command on a node\n\
+    /help – this list";
+
+/// A command.
+#[derive(Clone, Debug, PartialEq)]
+enum Command {
+    Help,
+    Status,
+    New,
+    Nodes,
+    Node(Result<NodeCommand, String>),
+}
+
+/// A command for a node.
+#[derive(Clone, Debug, PartialEq)]
+struct NodeCommand {
+    node: String,
+    command: String,
+    params: Value,
+}
+
+/// Returns whether a message is a word that stops what is under way.
+#[must_use]
+pub(super) fn is_stop(text: &str) -> bool {
+    let text = text.trim().to_lowercase();
+    STOP_WORDS.contains(&text.as_str())
+        || name_and_rest(&text).is_some_and(|(name, rest)| name == "stop" && rest.is_empty())
+}
+
+/// Marks a request as a command, or as the first message of a conversation
+/// that starts anew, if its text says so.
+pub(super) fn mark(request: &mut RunRequest) {
+    let Some((name, rest)) = name_and_rest(&request.text) else { return };
+    if matches!(name.as_str(), "new" | "reset") && !rest.is_empty() {
+        request.renew = true;
+        request.text = rest.to_owned();
+        return;
+    }
+    request.command = parse(&request.text).is_some();
+}
+
+impl RunRequest {
+    /// Lets the message give commands.
+    pub fn allow_commands(&mut self) {
+        mark(self);
+    }
+
+    /// Returns whether the message is a word that stops what is under way.
+    #[must_use]
+    pub fn is_stop(text: &str) -> bool {
+        is_stop(text)
+    }
+}
+
+impl Agent {
+    /// Answers a command. One with an effect that was under way when the
+    /// daemon stopped is not done a second time.
+    pub(super) async fn run_command(&self, run: &Run, request: &RunRequest, interrupted: bool) {
+        let Some(command) = parse(&request.text) else {
+            let error = StoreError::Closed;
+            return self.lost(run, &error);
+        };
+        let text = match &command {
+            Command::Node(Ok(_)) if interrupted => {
+                "⚠️ The gateway restarted while this command was under way. Its outcome is unknown."
+                    .to_owned()
+            }
+            Command::Node(Ok(node)) => match self.node_command(run, node).await {
+                Ok(text) => text,
+                Err(error) => return self.lost(run, &error),
+            },
+            Command::Node(Err(complaint)) => complaint.clone(),
+            Command::Help => HELP.to_owned(),
+            Command::New => "✨ A new conversation has begun.".to_owned(),
+            Command::Nodes => self.nodes_text().await,
+            Command::Status => match self.status_text(run).await {
+                Ok(text) => text,
+                Err(error) => return self.lost(run, &error),
+            },
+        };
+        self.finish_command(run, request, text, command == Command::New).await;
+    }
+
+    async fn finish_command(&self, run: &Run, request: &RunRequest, text: String, renew: bool) {
+        let now = now_ms();
+        let end = RunEnd { state: RunState::Done, result: None, error: None, at_ms: now };
+        let config = self.config();
+        let last = LastOfCommand {
+            reply: ending::reply(&config, request, &text, None),
+            config,
+            run_id: run.id.clone(),
+            key: run.session_key.clone(),
+            request: request.clone(),
+            text: text.clone(),
+            renew,
+            end: end.clone(),
+        };
+        let replies = last.reply.is_some();
+        if let Err(error) = self.parts.store.write(move |db| last.write(db)).await {
+            return self.lost(run, &error);
+        }
+        run.tell_reply(&self.parts.bus, &text);
+        if replies {
+            self.parts.outbound.wake();
+        }
+        self.runs.end(run, ending::ended(run, end));
+    }
+
+    async fn node_command(&self, run: &Run, command: &NodeCommand) -> Result<String, StoreError> {
+        let id = run.id.clone();
+        self.parts.store.write(move |db| db.start_run(&id, None, now_ms())).await?;
+        let NodeCommand { node, command, params } = command.clone();
+        let invoking = self.parts.nodes.invoke(node, command, params, NODE_TIMEOUT_MS);
+        Ok(match tokio::time::timeout(NODE_LIMIT, invoking).await {
+            Ok(Ok(payload)) => payload_text(&payload),
+            Ok(Err(ToolError(text))) => format!("⚠️ {text}"),
+            Err(_) => "⚠️ The node did not answer in time.".to_owned(),
+        })
+    }
+
+    async fn nodes_text(&self) -> String {
+        let listed = match self.parts.nodes.list().await {
+            Ok(listed) => listed,
+            Err(ToolError(text)) => return format!("⚠️ {text}"),
+        };
+        let nodes = listed.as_array().or_else(|| listed["nodes"].as_array());
+        let lines: Vec<_> = nodes.into_iter().flatten().map(node_line).collect();
+        if lines.is_empty() { "There are no nodes.".to_owned() } else { lines.join("\n") }
+    }
+
+    async fn status_text(&self, run: &Run) -> Result<String, StoreError> {
+        let config = self.config();
+        let key = run.session_key.clone();
+        let entry = self.parts.store.read(move |db| db.session(&key)).await?;
+        let agent = key::owner(&config, &run.session_key);
+        let candidates = model::candidates(&config, &agent, entry.as_ref());
+        let models = &self.parts.models;
+        let (name, context, thinking) = match candidates.first() {
+            Some(model) => (
+                model.to_string(),
+                model::context_tokens(models, model),
+                model::thinking(&config, models, entry.as_ref(), model),
+            ),
+            None => ("none".to_owned(), 0, "off".to_owned()),
+        };
+        let filled = entry.as_ref().and_then(|entry| entry.total_tokens).unwrap_or(0);
+        let percent = (filled * 100).checked_div(context).unwrap_or(0);
+        let age = entry.and_then(|entry| entry.updated_at).map_or_else(
+            || "new".to_owned(),
+            |at| format!("last message {} s ago", (now_ms() - at).max(0) / 1000),
+        );
+        Ok(format!(
+            "Moltbot {}\nModel: {name} · thinking {thinking}\nContext: {filled} of {context} \
+             tokens ({percent} %)\nSession: {} · {age}\nQueue: {} waiting here · {} runs open",
+            env!("CARGO_PKG_VERSION"),
+            run.session_key,
+            self.lanes.waiting(&run.session_key),
+            self.open_runs(),
+        ))
+    }
+}
+
+/// What the last transaction of a command writes.
+struct LastOfCommand {
+    config: std::sync::Arc<Config>,
+    run_id: String,
+    key: String,
+    request: RunRequest,
+    text: String,
+    renew: bool,
+    end: RunEnd,
+    reply: Option<NewMessage>,
+}
+
+impl LastOfCommand {
+    fn write(self, db: &Db<'_>) -> rusqlite::Result<()> {
+        let now = self.end.at_ms;
+        let stored = db.session(&self.key)?;
+        let mut entry = match stored {
+            Some(entry) if self.renew => sessions::restarted(entry),
+            stored => beginning::current(&self.config, stored, false),
+        };
+        entry.updated_at = Some(now);
+        beginning::place(&mut entry, &self.request);
+        db.put_session(&self.key, &key::owner(&self.config, &self.key), &entry)?;
+        let answer = message::injected(&self.text, now);
+        let answer = ending::transcript_message(Some(&self.run_id), answer, now);
+        db.append_message(&entry.session_id, &answer)?;
+        db.end_run(&self.run_id, &self.end)?;
+        if let Some(reply) = &self.reply {
+            db.queue_message(reply, now)?;
+        }
+        match self.request.inbox_id {
+            Some(inbox_id) => db.finish_inbox(inbox_id),
+            None => Ok(()),
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<Command> {
+    let (name, rest) = name_and_rest(text)?;
+    Some(match (name.as_str(), rest) {
+        ("help" | "commands", "") => Command::Help,
+        ("status", "") => Command::Status,
+        ("new" | "reset", "") => Command::New,
+        ("nodes", "") => Command::Nodes,
+        ("node", rest) => Command::Node(node_command(rest)),
+        _ => return None,
+    })
+}
+
+/// Splits `/name@bot rest`.
+fn name_and_rest(text: &str) -> Option<(String, &str)> {
+    let text = text.trim().strip_prefix('/')?;
+    let (head, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let name = head.split('@').next().unwrap_or_default().to_lowercase();
+    Some((name, rest.trim()))
+}
+
+fn node_command(rest: &str) -> Result<NodeCommand, String> {
+    let usage = || "Usage: /node <id> <command> [json]".to_owned();
+    let (node, rest) = rest.split_once(char::is_whitespace).ok_or_else(usage)?;
+    let rest = rest.trim();
+    let (command, json) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
+    let params = match json.trim() {
+        "" => Value::Object(serde_json::Map::new()),
+        json => serde_json::from_str(json)
+            .map_err(|error| format!("The parameters are not JSON: {error}"))?,
+    };
+    Ok(NodeCommand { node: node.to_owned(), command: command.to_owned(), params })
+}
+
+fn node_line(node: &Value) -> String {
+    let text = |field: &str| node[field].as_str().filter(|text| !text.is_empty());
+    let id = text("nodeId").or_else(|| text("id")).unwrap_or("?");
+    let name = text("displayName").unwrap_or(id);
+    let state = if node["connected"] == true { "connected" } else { "away" };
+    let platform = text("platform").map_or_else(String::new, |platform| format!(" · {platform}"));
+    let short: String = id.chars().take(12).collect();
+    format!("• {name} ({short}) – {state}{platform}")
+}
+
+/// Returns what a node answered: the output of a program as it is, anything
+/// else as JSON.
+fn payload_text(payload: &Value) -> String {
+    let output: String = ["stdout", "stderr"]
+        .into_iter()
+        .filter_map(|stream| payload[stream].as_str())
+        .map(str::trim_end)
+        .filter(|text| !text.is_empty())
+        .collect::<Vec<_>>()
+        .join("\n");
+    let failed = payload["exitCode"].as_i64().filter(|code| *code != 0);
+    let body = if payload["stdout"].is_string() {
+        if output.is_empty() { "(no output)".to_owned() } else { output }
+    } else {
+        serde_json::to_string_pretty(payload).expect("values serialize")
+    };
+    let body = cut(&body);
+    let code = failed.map_or_else(String::new, |code| format!("\nexit code {code}"));
+    format!("```\n{body}\n```{code}")
+}
+
+fn cut(text: &str) -> String {
+    // The marks of a block of code within it would end it.
+    let text = text.replace("```", "'''");
+    if text.chars().count() <= ANSWER_CHARS {
+        return text;
+    }
+    text.chars().take(ANSWER_CHARS).chain("\n… (cut)".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn words_that_stop_are_whole_messages() {
+        for text in ["/stop", "/stop@bot", " STOP ", "esc", "interrupt"] {
+            assert!(is_stop(text), "{text}");
+        }
+        for text in ["stop it", "/stop now", "please stop", "/stopping"] {
+            assert!(!is_stop(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn commands_take_what_they_take_and_nothing_else() {
+        assert_eq!(parse("/STATUS@bot"), Some(Command::Status));
+        assert_eq!(parse("/status now"), None);
+        assert_eq!(parse("/tool nodes {}"), None);
+        assert_eq!(parse("status"), None);
+        let Some(Command::Node(Ok(node))) = parse("/node mac  system.run {\"a\": 1}") else {
+            panic!("no node command");
+        };
+        assert_eq!((node.node.as_str(), node.command.as_str()), ("mac", "system.run"));
+        assert_eq!(node.params, json!({"a": 1}));
+        assert!(matches!(parse("/node mac"), Some(Command::Node(Err(_)))));
+    }
+
+    #[test]
+    fn text_after_new_is_the_first_message() {
+        let mut request = RunRequest { text: "/new tell me".into(), ..RunRequest::default() };
+        mark(&mut request);
+        assert!(request.renew && !request.command);
+        assert_eq!(request.text, "tell me");
+    }
+
+    #[test]
+    fn the_output_of_a_program_is_shown_as_it_is() {
+        let shown = payload_text(&json!({"stdout": "a\n", "stderr": "", "exitCode": 3}));
+        assert_eq!(shown, "```\na\n```\nexit code 3");
+    }
+}

@@ -1,0 +1,172 @@
+//! Messages from channels: from the inbox to a run.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::{
+    Agent, RunRequest, Source, StartError, StopCause, commands, conversing, ending, request::Image,
+};
+use crate::{
+    channels::{Attachment, Inbound, InboundMessage, PeerKind},
+    clock::now_ms,
+    sessions::key,
+    store::StoreError,
+};
+
+const QUOTE_CHARS: usize = 500;
+/// Largest picture that stays in a conversation, in bytes.
+const IMAGE_BYTES: u64 = 5_000_000;
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+impl Agent {
+    /// Handles messages until the channels are gone or the daemon stops. While
+    /// the store cannot be written nothing is taken from the queue: channels
+    /// wait, and what they read is in the inbox.
+    pub async fn consume(self: Arc<Self>, mut queue: mpsc::Receiver<Inbound>) {
+        let stop = self.parts.stop.clone();
+        let handle_all = async {
+            while let Some(inbound) = queue.recv().await {
+                let mut pause = FIRST_RETRY;
+                while let Err(error) = self.handle(&inbound).await {
+                    tracing::error!(%error, inbox = inbound.inbox_id, "message waits");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LAST_RETRY);
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = handle_all => {}
+        }
+    }
+
+    /// Handles a channel's message: a word that stops at once, anything else
+    /// as a run.
+    pub async fn handle(self: &Arc<Self>, inbound: &Inbound) -> Result<(), StoreError> {
+        let message = &inbound.message;
+        let key = key::of_peer(&self.config(), &message.route, &message.peer);
+        if self.is_muted(&key).await? {
+            tracing::debug!(session = key, "a session's policy keeps a message unanswered");
+            let inbox_id = inbound.inbox_id;
+            return self.parts.store.write(move |db| db.finish_inbox(inbox_id)).await;
+        }
+        let request = self.request(inbound, key).await;
+        if message.authorized && commands::is_stop(&message.text) {
+            return self.stop_by_word(request).await;
+        }
+        let slot = Arc::clone(&self.open).acquire_owned().await;
+        let slot = slot.map_err(|_| StoreError::Closed)?;
+        match self.start_in(slot, request).await {
+            Ok(_) => Ok(()),
+            Err(StartError::Store(error)) => Err(error),
+            // A place was waited for above.
+            Err(StartError::Busy) => Err(StoreError::Closed),
+        }
+    }
+
+    async fn is_muted(&self, key: &str) -> Result<bool, StoreError> {
+        let key = key.to_owned();
+        let entry = self.parts.store.read(move |db| db.session(&key)).await?;
+        Ok(entry.is_some_and(|entry| entry.send_policy.as_deref() == Some("deny")))
+    }
+
+    async fn stop_by_word(&self, request: RunRequest) -> Result<(), StoreError> {
+        let stopped = self.abort(&request.session_key, None, StopCause::Word);
+        let text = if stopped.is_empty() { "Nothing is under way." } else { "⚙️ Stopped." };
+        let reply = ending::reply(&self.config(), &request, text, None);
+        self.parts
+            .store
+            .write(move |db| {
+                if let Some(reply) = &reply {
+                    db.queue_message(reply, now_ms())?;
+                }
+                request.inbox_id.map_or(Ok(()), |inbox_id| db.finish_inbox(inbox_id))
+            })
+            .await?;
+        self.parts.outbound.wake();
+        Ok(())
+    }
+
+    async fn request(&self, inbound: &Inbound, session_key: String) -> RunRequest {
+        let message = &inbound.message;
+        let mut request = RunRequest {
+            run_id: Uuid::new_v4().to_string(),
+            session_key,
+            text: message.text.clone(),
+            source: source(message),
+            deliver: Some(message.route.clone()),
+            inbox_id: Some(inbound.inbox_id),
+            ..RunRequest::default()
+        };
+        if message.authorized {
+            commands::mark(&mut request);
+        }
+        if !request.command {
+            request.text = body(message, &request.text);
+            (request.images, request.files) = pictures(&message.attachments).await;
+        }
+        request
+    }
+}
+
+fn source(message: &InboundMessage) -> Source {
+    let chat_type = match message.peer.kind {
+        PeerKind::Direct => "direct",
+        PeerKind::Group => "group",
+        PeerKind::Channel => "channel",
+    };
+    Source {
+        channel: Some(message.route.channel.clone()),
+        chat_type: Some(chat_type.to_owned()),
+        title: message.peer.title.clone(),
+        from: Some(message.sender.id.clone()),
+        name: Some(message.sender.name.clone()).filter(|name| !name.is_empty()),
+    }
+}
+
+/// Returns a message as the model reads it: in a group with its sender and
+/// what was said before, and with what it answers.
+fn body(message: &InboundMessage, text: &str) -> String {
+    let mut parts = Vec::new();
+    if !message.context.is_empty() {
+        parts.push("[Said in the group since your last answer]".to_owned());
+        parts.extend(message.context.iter().cloned());
+        parts.push("[The message to you]".to_owned());
+    }
+    if let Some(quoted) = &message.quoted {
+        let quoted: String = quoted.chars().take(QUOTE_CHARS).collect();
+        parts.push(format!("[In answer to: {quoted}]"));
+    }
+    parts.push(match message.peer.kind {
+        PeerKind::Direct => text.to_owned(),
+        PeerKind::Group | PeerKind::Channel => format!("{}: {text}", message.sender.name),
+    });
+    let files = message.attachments.iter().map(|file| {
+        let name = file.file_name.as_deref().unwrap_or("unnamed");
+        format!("[File: {name}, {}]", file.mime)
+    });
+    parts.extend(files);
+    parts.join("\n")
+}
+
+/// Takes pictures out of the files: they stay in the conversation, so that
+/// later messages can speak of them.
+async fn pictures(attachments: &[Attachment]) -> (Vec<Image>, Vec<Attachment>) {
+    let (mut images, mut files) = (Vec::new(), Vec::new());
+    for file in attachments {
+        let is_picture = file.mime.starts_with("image/");
+        let size = tokio::fs::metadata(&file.path).await.map(|found| found.len());
+        if is_picture
+            && size.is_ok_and(|size| size <= IMAGE_BYTES)
+            && let Ok(data) = tokio::fs::read(&file.path).await
+        {
+            images.push(Image { mime: file.mime.clone(), data: conversing::encoded(&data) });
+        } else {
+            files.push(file.clone());
+        }
+    }
+    (images, files)
+}

@@ -1,0 +1,295 @@
+//! Tells clients what a run does: `agent` events for every step, `chat` events
+//! for what chat windows show.
+
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use moltbot_protocol::events::{
+    agent::{AgentEvent, Stream},
+    chat::{ChatDelta, ChatEvent, ChatMessage, ChatState},
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::runs::Run;
+use crate::{bus::Bus, clock::now_ms, sessions::message};
+
+/// Chat windows get the text so far at most this often.
+const DELTA_INTERVAL: Duration = Duration::from_millis(150);
+/// Longest reason of a failure in a chat event; the agent event has all of it.
+const ERROR_CHARS: usize = 200;
+/// Longest part of a tool's answer that clients are shown.
+const RESULT_CHARS: usize = 8000;
+/// What a model answers when nothing is to be said.
+const NO_REPLY: &str = "NO_REPLY";
+
+/// What was told of a run so far.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    seq: u64,
+    /// Text of the current message of the assistant.
+    text: String,
+    last_delta: Option<Instant>,
+    stopped: Option<StopCause>,
+    started_at_ms: Option<i64>,
+}
+
+/// Why a run was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopCause {
+    /// A call of `chat.abort`.
+    Rpc,
+    /// A word that stops, or the end of the conversation.
+    Word,
+    /// It took too long.
+    Timeout,
+}
+
+impl StopCause {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Rpc => "rpc",
+            Self::Word => "stop",
+            Self::Timeout => "timeout",
+        }
+    }
+}
+
+impl Run {
+    /// Stops the run and tells so; returns whether it was not stopped before.
+    pub(super) fn stop(&self, bus: &Bus, cause: StopCause) -> bool {
+        let mut told = self.told();
+        if told.stopped.is_some() {
+            return false;
+        }
+        told.stopped = Some(cause);
+        let event = ChatEvent {
+            stop_reason: Some(cause.name().to_owned()),
+            ..self.chat(ChatState::Aborted, told.seq + 1)
+        };
+        bus.publish_to_session(&event, &self.spelled_key);
+        self.cancel.cancel();
+        true
+    }
+
+    pub(super) fn started_at_ms(&self) -> Option<i64> {
+        self.told().started_at_ms
+    }
+
+    /// Returns what the assistant said of its current message.
+    pub(super) fn partial_text(&self) -> String {
+        self.told().text.trim().to_owned()
+    }
+
+    /// Tells that a model is asked.
+    pub(super) fn tell_start(&self, bus: &Bus) {
+        let mut told = self.told();
+        let now = now_ms();
+        told.text.clear();
+        told.started_at_ms.get_or_insert(now);
+        self.step(&mut told, bus, Stream::Lifecycle, json!({"phase": "start", "startedAt": now}));
+    }
+
+    /// Begins another message of the assistant.
+    pub(super) fn begin_message(&self) {
+        self.told().text.clear();
+    }
+
+    /// Tells further text of the assistant's current message.
+    pub(super) fn tell_text(&self, bus: &Bus, delta: &str) {
+        let mut told = self.told();
+        told.text.push_str(delta);
+        let data = json!({"text": told.text, "delta": delta});
+        self.step(&mut told, bus, Stream::Assistant, data);
+        if told.stopped.is_some() || NO_REPLY.starts_with(told.text.trim()) {
+            return;
+        }
+        let now = Instant::now();
+        if told.last_delta.is_some_and(|last| now < last + DELTA_INTERVAL) {
+            return;
+        }
+        told.last_delta = Some(now);
+        let event = ChatEvent {
+            message: Some(spoken(&told.text)),
+            ..self.chat(ChatState::Delta, told.seq)
+        };
+        bus.publish_to_session(&ChatDelta(event), &self.spelled_key);
+    }
+
+    /// Tells that a tool is called. A step that is not shown counts.
+    pub(super) fn tell_call(&self, bus: &Bus, shown: bool, name: &str, id: &str, args: &Value) {
+        let data = json!({"phase": "start", "name": name, "toolCallId": id, "args": args});
+        self.tell_tool(bus, shown, data);
+    }
+
+    /// Tells what a tool answered.
+    pub(super) fn tell_result(&self, bus: &Bus, shown: bool, result: &ToolResult<'_>) {
+        let ToolResult { name, id, meta, is_error, text } = result;
+        let mut data = json!({"phase": "result", "name": name, "toolCallId": id});
+        if let Some(meta) = meta {
+            data["meta"] = (*meta).into();
+        }
+        data["isError"] = (*is_error).into();
+        data["result"] = json!({"content": [{"type": "text", "text": cut_result(text)}]});
+        self.tell_tool(bus, shown, data);
+    }
+
+    /// Tells that the run ended well, or was stopped.
+    pub(super) fn tell_end(&self, bus: &Bus, ended_at_ms: i64) {
+        let mut told = self.told();
+        let mut data = json!({"phase": "end", "endedAt": ended_at_ms});
+        if told.stopped.is_some() {
+            data["aborted"] = true.into();
+        }
+        self.step(&mut told, bus, Stream::Lifecycle, data);
+        if told.stopped.is_some() {
+            return;
+        }
+        let text = told.text.trim_end();
+        let message = (!text.is_empty() && !is_silent(text)).then(|| spoken(text));
+        let event = ChatEvent { message, ..self.chat(ChatState::Final, told.seq) };
+        bus.publish_to_session(&event, &self.spelled_key);
+    }
+
+    /// Tells that the run failed.
+    pub(super) fn tell_error(&self, bus: &Bus, error: &str, ended_at_ms: i64) {
+        let mut told = self.told();
+        let mut data = json!({"phase": "error"});
+        if let Some(started_at) = told.started_at_ms {
+            data["startedAt"] = started_at.into();
+        }
+        data["endedAt"] = ended_at_ms.into();
+        data["error"] = error.into();
+        self.step(&mut told, bus, Stream::Lifecycle, data);
+        if told.stopped.is_some() {
+            return;
+        }
+        let event = ChatEvent {
+            error_message: Some(shorten(error)),
+            ..self.chat(ChatState::Error, told.seq)
+        };
+        bus.publish_to_session(&event, &self.spelled_key);
+    }
+
+    /// Tells the answer to a command, which no model wrote.
+    pub(super) fn tell_reply(&self, bus: &Bus, text: &str) {
+        let told = self.told();
+        let event = ChatEvent {
+            message: Some(unwritten(text, now_ms())),
+            ..self.chat(ChatState::Final, told.seq + 1)
+        };
+        bus.publish_to_session(&event, &self.spelled_key);
+    }
+
+    /// Tells the caller of a message that waits for its turn that nothing more
+    /// will come under the name it chose.
+    pub(super) fn tell_queued(&self, bus: &Bus) {
+        let event = ChatEvent { run_id: self.id.clone(), ..self.chat(ChatState::Final, 1) };
+        bus.publish_to_session(&event, &self.spelled_key);
+    }
+
+    fn tell_tool(&self, bus: &Bus, shown: bool, data: Value) {
+        let mut told = self.told();
+        if shown {
+            self.step(&mut told, bus, Stream::Tool, data);
+        } else {
+            told.seq += 1;
+        }
+    }
+
+    fn step(&self, told: &mut Told, bus: &Bus, stream: Stream, data: Value) {
+        told.seq += 1;
+        let event = AgentEvent {
+            run_id: self.event_id.clone(),
+            stream,
+            data,
+            session_key: Some(self.spelled_key.clone()),
+            seq: told.seq,
+            ts: now_ms(),
+        };
+        bus.publish_to_session(&event, &self.spelled_key);
+    }
+
+    fn chat(&self, state: ChatState, seq: u64) -> ChatEvent {
+        ChatEvent {
+            run_id: self.event_id.clone(),
+            session_key: self.spelled_key.clone(),
+            seq,
+            state,
+            message: None,
+            error_message: None,
+            stop_reason: None,
+        }
+    }
+
+    /// Held while an event is published: a stop and the text before it cannot
+    /// change places. Publishing never waits.
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a tool answered, for those who watch.
+#[derive(Debug)]
+pub(super) struct ToolResult<'a> {
+    pub(super) name: &'a str,
+    pub(super) id: &'a str,
+    pub(super) meta: Option<&'a str>,
+    pub(super) is_error: bool,
+    pub(super) text: &'a str,
+}
+
+/// Tells a message that was added to a conversation from outside.
+pub(super) fn tell_injected(bus: &Bus, session_key: &str, id: &str, text: &str) {
+    let event = ChatEvent {
+        run_id: format!("inject-{id}"),
+        session_key: session_key.to_owned(),
+        seq: 0,
+        state: ChatState::Final,
+        message: Some(unwritten(text, now_ms())),
+        error_message: None,
+        stop_reason: None,
+    };
+    bus.publish_to_session(&event, session_key);
+}
+
+/// Returns whether a text asks for nothing to be said.
+pub(super) fn is_silent(text: &str) -> bool {
+    let text = text.trim();
+    text.starts_with(NO_REPLY) || text.ends_with(NO_REPLY)
+}
+
+fn spoken(text: &str) -> ChatMessage {
+    ChatMessage {
+        role: "assistant".into(),
+        content: vec![json!({"type": "text", "text": text})],
+        timestamp: now_ms(),
+        stop_reason: None,
+        usage: None,
+    }
+}
+
+fn unwritten(text: &str, at_ms: i64) -> ChatMessage {
+    ChatMessage {
+        stop_reason: Some("injected".into()),
+        usage: Some(message::no_usage()),
+        timestamp: at_ms,
+        ..spoken(text)
+    }
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() <= ERROR_CHARS {
+        return text.to_owned();
+    }
+    text.chars().take(ERROR_CHARS).chain("...".chars()).collect()
+}
+
+fn cut_result(text: &str) -> String {
+    if text.chars().count() <= RESULT_CHARS {
+        return text.to_owned();
+    }
+    text.chars().take(RESULT_CHARS).chain("\n…(truncated)…".chars()).collect()
+}
