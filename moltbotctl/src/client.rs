@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -106,8 +107,10 @@ pub struct Pushed {
 pub struct Client {
     orders: mpsc::Sender<Order>,
     events: broadcast::Sender<Pushed>,
+    /// Hears what comes before anybody subscribes.
+    early: Arc<Mutex<Option<broadcast::Receiver<Pushed>>>>,
     closed: watch::Receiver<Option<Closed>>,
-    hello: std::sync::Arc<Value>,
+    hello: Arc<Value>,
     timeout: Duration,
 }
 
@@ -131,7 +134,7 @@ impl Client {
             .await
             .map_err(|_| Error::Timeout(options.timeout))??;
         let (orders, queue) = mpsc::channel(ORDERS);
-        let (events, _) = broadcast::channel(EVENTS);
+        let (events, early) = broadcast::channel(EVENTS);
         let (closed_tx, closed) = watch::channel(None);
         let tick = hello.pointer("/policy/tickIntervalMs").and_then(Value::as_u64);
         let connection = Connection {
@@ -146,7 +149,8 @@ impl Client {
             // Nobody may be left to hear it.
             let _ = closed_tx.send(Some(how));
         });
-        Ok(Self { orders, events, closed, hello: hello.into(), timeout: options.timeout })
+        let early = Arc::new(Mutex::new(Some(early)));
+        Ok(Self { orders, events, early, closed, hello: hello.into(), timeout: options.timeout })
     }
 
     /// Returns the answer to `connect`.
@@ -200,10 +204,12 @@ impl Client {
         self.order(method, params, false, timeout).await
     }
 
-    /// Returns the events from now on.
+    /// Returns the events: to the first who asks all since connecting, to others
+    /// those from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Pushed> {
-        self.events.subscribe()
+        let early = self.early.lock().unwrap_or_else(PoisonError::into_inner).take();
+        early.unwrap_or_else(|| self.events.subscribe())
     }
 
     /// Waits until the connection has ended.

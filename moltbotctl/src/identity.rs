@@ -145,6 +145,12 @@ impl Keyring {
         file.tokens.get(gateway)?.get(role).cloned()
     }
 
+    /// Returns the token issued for a role whatever the device, to be reported.
+    #[must_use]
+    pub fn stored_token(&self, gateway: &str, role: &str) -> Option<String> {
+        self.tokens()?.tokens.get(gateway)?.get(role).cloned()
+    }
+
     /// Keeps the token a gateway issued.
     ///
     /// # Errors

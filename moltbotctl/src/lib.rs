@@ -1,12 +1,76 @@
 //! Talks to a running gateway, and hosts a headless node.
 
 pub mod address;
+pub mod cli;
 pub mod client;
+pub mod commands;
 pub mod config;
+pub mod context;
 pub mod environment;
 pub mod error;
 pub mod files;
 pub mod identity;
+pub mod node;
+pub mod output;
 pub mod paths;
 pub mod target;
 pub mod transport;
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    cli::Cli,
+    context::{Context, Helped},
+    environment::Environment,
+    error::Error,
+    output::Output,
+};
+
+/// Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong
+/// usage.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do when even this cannot be printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let environment = Environment::of_process();
+    let output = Output::new(cli.globals.json, &environment);
+    match execute(cli, environment) {
+        Ok(code) => code,
+        Err(error) => {
+            report(output, &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli, environment: Environment) -> anyhow::Result<ExitCode> {
+    let context = Context::new(&cli.globals, environment)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(commands::run(&context, cli.command));
+    // A thread may still wait for a line of standard input; it ends with us.
+    runtime.shutdown_timeout(Duration::ZERO);
+    result
+}
+
+fn report(output: Output, error: &anyhow::Error) {
+    let (mut code, mut advice) = (None, None);
+    for cause in error.chain() {
+        if let Some(helped) = cause.downcast_ref::<Helped>() {
+            advice = Some(helped.advice.clone());
+        }
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            advice = advice.or_else(|| error.advice());
+            if let Error::Refused(refusal) = error {
+                code = Some(refusal.code.clone());
+            }
+        }
+    }
+    output.error(&format!("{error:#}"), code.as_deref(), advice.as_deref());
+}

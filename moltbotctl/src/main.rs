@@ -1,3 +1,7 @@
 //! The control client's entry point.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    moltbotctl::run(std::env::args_os())
+}

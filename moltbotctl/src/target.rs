@@ -236,7 +236,7 @@ impl Surroundings<'_> {
                 withheld: None,
             });
         };
-        let credentials = self.flagged().map_or_else(|| self.remote_credentials(), Ok)?;
+        let credentials = self.flagged_alone().map_or_else(|| self.remote_credentials(), Ok)?;
         let tls_fingerprint = self.pin_for(&address)?;
         Ok(Candidate {
             source: Source::ConfigRemote,
@@ -271,7 +271,7 @@ impl Surroundings<'_> {
     fn loopback(&self) -> anyhow::Result<Candidate> {
         let (port, source) = self.port()?;
         let tls = self.config.at("gateway.tls.enabled").and_then(Value::as_bool) == Some(true);
-        let credentials = self.flagged().map_or_else(|| self.local_credentials(), Ok)?;
+        let credentials = self.flagged_alone().map_or_else(|| self.local_credentials(), Ok)?;
         Ok(Candidate {
             source: Source::Loopback,
             target: Some(Target {
@@ -336,6 +336,11 @@ impl Surroundings<'_> {
         let credentials =
             Credentials { token: self.flags.token.clone(), password: self.flags.password.clone() };
         (!credentials.is_empty()).then_some(credentials)
+    }
+
+    /// Secrets typed together with an address belong to that address.
+    fn flagged_alone(&self) -> Option<Credentials> {
+        self.flagged().filter(|_| self.flags.url.is_none())
     }
 
     fn environment_credentials(&self) -> Credentials {
@@ -558,6 +563,18 @@ mod tests {
         let mut setup = Setup::new(LOCAL).url("wss://evil.example");
         setup.flags.token = Some(Secret::new("typed", "--token"));
         assert_eq!(token(&setup.winner()).unwrap(), "typed");
+    }
+
+    #[test]
+    fn a_secret_typed_with_a_url_goes_nowhere_else() {
+        let mut setup = Setup::new(REMOTE).url("wss://typed.example");
+        setup.flags.token = Some(Secret::new("typed", "--token"));
+        let candidates = setup.candidates().unwrap();
+        let tokens = candidates.iter().filter(|it| it.target.is_some()).map(token);
+        let tokens: Vec<_> = tokens.flatten().collect();
+        assert_eq!(tokens, ["typed", "far", "local"]);
+        setup.flags.url = None;
+        assert_eq!(token(&setup.winner()).as_deref(), Some("typed"));
     }
 
     #[test]

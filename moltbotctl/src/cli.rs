@@ -1,0 +1,266 @@
+//! The command line: every command, every flag, its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::commands::{
+    agent::AgentArgs, chat::ChatArgs, logs::LogsArgs, nodes::NodesCommand, send::SendArgs,
+};
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.
+
+The gateway is found in this order: --url, MOLTBOT_GATEWAY_URL, gateway.remote.url when gateway.mode
+is remote, the control socket of the profile, the configured port on this host. `moltbotctl where`
+shows what won and why.";
+
+/// Controls a running Moltbot gateway, and hosts a headless node.
+#[derive(Debug, Parser)]
+#[command(name = "moltbotctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub globals: Globals,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that may stand before or after any command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub struct Globals {
+    /// Address of the gateway: ws://, wss:// or unix:PATH
+    #[arg(long, global = true, value_name = "URL")]
+    pub url: Option<String>,
+    /// Token of the gateway; visible to other users of this host, see --token-file
+    #[arg(long, global = true, value_name = "TOKEN", conflicts_with = "token_file")]
+    pub token: Option<String>,
+    /// File that holds the token
+    #[arg(long, global = true, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Password of the gateway
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    pub password: Option<String>,
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of the durable state
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Name of the gateway's instance
+    #[arg(long, global = true, value_name = "NAME")]
+    pub profile: Option<String>,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Longest time for connecting and the call, in milliseconds [default: 10000]
+    #[arg(long, global = true, value_name = "MS")]
+    pub timeout: Option<u64>,
+    /// Send credentials over plain ws:// to another host
+    #[arg(long, global = true)]
+    pub insecure: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Ask the gateway for its health
+    Health {
+        /// Check the channels now instead of showing the last check
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Show the gateway and what it does
+    Status {
+        /// Check channels; list channels, nodes and who is connected
+        #[arg(long)]
+        deep: bool,
+        /// Also list devices, sessions and how the gateway was found
+        #[arg(long)]
+        all: bool,
+    },
+    /// Reach the gateway and call it
+    #[command(subcommand)]
+    Gateway(GatewayCommand),
+    /// Give the assistant a message and wait for its answer
+    Agent(AgentArgs),
+    /// Send a message through a channel
+    Send(SendArgs),
+    /// Talk to the assistant, line by line
+    Chat(ChatArgs),
+    /// List the conversations
+    Sessions {
+        /// Only those used in the last N minutes
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        active: Option<u32>,
+    },
+    /// List nodes and use them
+    #[command(subcommand)]
+    Nodes(NodesCommand),
+    /// Admit devices and manage their tokens
+    #[command(subcommand)]
+    Devices(DevicesCommand),
+    /// Admit people who wrote to a channel
+    #[command(subcommand)]
+    Pairing(PairingCommand),
+    /// Show messaging channels
+    #[command(subcommand)]
+    Channels(ChannelsCommand),
+    /// Show the gateway's log
+    Logs(LogsArgs),
+    /// Find, read and check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Show which gateway would be used, and why
+    Where,
+    /// Be a node
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Print a completion script
+    Completions {
+        /// The shell it is for
+        shell: Shell,
+    },
+}
+
+/// Reaching and calling the gateway.
+#[derive(Debug, Subcommand)]
+pub enum GatewayCommand {
+    /// Show whether a gateway answers, and its process on this host
+    Status,
+    /// Ask the gateway for its health
+    Health {
+        /// Check the channels now instead of showing the last check
+        #[arg(long)]
+        probe: bool,
+    },
+    /// Send a message through a channel
+    Send(SendArgs),
+    /// Give the assistant a message and wait for its answer
+    Agent(AgentArgs),
+    /// Call any method
+    Call {
+        /// Name of the method, such as sessions.list
+        method: String,
+        /// Its parameters
+        #[arg(long, value_name = "JSON", default_value = "{}")]
+        params: String,
+        /// Wait for the second answer of a method that first says accepted
+        #[arg(long)]
+        expect_final: bool,
+    },
+    /// Try every place a gateway might be
+    Probe,
+}
+
+/// Device pairing.
+#[derive(Debug, Subcommand)]
+pub enum DevicesCommand {
+    /// List requests and paired devices
+    List,
+    /// Admit a device
+    Approve {
+        /// Id of the request; may be left out when only one is waiting
+        request: Option<String>,
+    },
+    /// Refuse a device
+    Reject {
+        /// Id of the request
+        request: String,
+    },
+    /// Forget a paired device and close its connections
+    Remove {
+        /// Id of the device, or its beginning
+        #[command(flatten)]
+        device: DeviceName,
+    },
+    /// Give a device a new token and print it
+    Rotate {
+        /// The device
+        #[command(flatten)]
+        device: DeviceName,
+        /// Role of the token: operator or node
+        #[arg(long)]
+        role: String,
+        /// Scope of the new token; may be repeated
+        #[arg(long = "scope", value_name = "SCOPE")]
+        scopes: Vec<String>,
+    },
+    /// Take a device's token away
+    Revoke {
+        /// The device
+        #[command(flatten)]
+        device: DeviceName,
+        /// Role of the token: operator or node
+        #[arg(long)]
+        role: String,
+    },
+}
+
+/// A device, as an argument or a flag.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct DeviceName {
+    /// Id of the device, or its beginning
+    #[arg(value_name = "DEVICE")]
+    pub id: Option<String>,
+    /// The same as a flag
+    #[arg(long = "device", value_name = "DEVICE")]
+    pub flag: Option<String>,
+}
+
+/// People who wrote to a channel.
+#[derive(Debug, Subcommand)]
+pub enum PairingCommand {
+    /// List who waits for approval
+    List {
+        /// Only this channel
+        channel: Option<String>,
+    },
+    /// Admit somebody by the code they were sent
+    Approve {
+        /// [CHANNEL] CODE
+        #[arg(required = true, num_args = 1..=2, value_name = "CHANNEL] [CODE")]
+        words: Vec<String>,
+        /// Tell them
+        #[arg(long)]
+        notify: bool,
+    },
+}
+
+/// Messaging channels.
+#[derive(Debug, Subcommand)]
+pub enum ChannelsCommand {
+    /// Show the state of every channel
+    Status {
+        /// Check them now
+        #[arg(long)]
+        probe: bool,
+    },
+}
+
+/// The configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print where the configuration file is
+    Path,
+    /// Print the configuration, or the value at a dotted key
+    Get {
+        /// Such as gateway.port
+        key: Option<String>,
+    },
+    /// Check syntax, includes and variables of a configuration file
+    Check {
+        /// The file; the profile's when left out
+        file: Option<PathBuf>,
+    },
+}
+
+/// Being a node.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Lend this host's shell to the gateway, in the foreground
+    Run(crate::node::NodeArgs),
+}

@@ -1,0 +1,231 @@
+//! `moltbotctl chat`: a conversation, line by line, with streamed answers.
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines, Stdin},
+    sync::broadcast::{Receiver, error::RecvError},
+};
+
+use super::agent::main_session;
+use crate::{
+    client::{Client, Pushed},
+    context::Context,
+    error::{Closed, Error},
+    output::{Output, clean},
+};
+
+/// Which conversation.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Key of the conversation [default: the gateway's main one]
+    #[arg(long, value_name = "KEY")]
+    pub session: Option<String>,
+    /// How much to think: off, minimal, low, medium, high
+    #[arg(long, value_name = "LEVEL")]
+    pub thinking: Option<String>,
+}
+
+/// Reads lines until the end of input or `/quit`. Ctrl-C stops an answer, or
+/// leaves when there is none.
+///
+/// # Errors
+/// When the connection ends, or an answer failed and nobody watches.
+pub async fn run(cx: &Context, args: ChatArgs) -> anyhow::Result<()> {
+    let connected = cx.connect().await?;
+    let client = connected.client;
+    let session = args.session.or_else(|| main_session(&client)).unwrap_or_else(|| "main".into());
+    let mut chat = Chat {
+        out: cx.output,
+        events: client.events(),
+        lines: BufReader::new(tokio::io::stdin()).lines(),
+        thinking: args.thinking,
+        client,
+        session,
+        failed: false,
+    };
+    chat.welcome();
+    while let Some(line) = chat.read().await? {
+        match line.trim() {
+            "" => {}
+            "/quit" | "/exit" => break,
+            message => chat.exchange(message).await?,
+        }
+    }
+    chat.client.close().await;
+    anyhow::ensure!(!chat.failed || chat.out.is_terminal(), "an answer failed");
+    Ok(())
+}
+
+struct Chat {
+    out: Output,
+    client: Client,
+    events: Receiver<Pushed>,
+    lines: Lines<BufReader<Stdin>>,
+    session: String,
+    thinking: Option<String>,
+    failed: bool,
+}
+
+impl Chat {
+    fn welcome(&self) {
+        if self.out.is_terminal() && !self.out.json {
+            let text =
+                format!("Conversation {}. /quit leaves, Ctrl-C stops an answer.", self.session);
+            self.out.line(self.out.quiet(&clean(&text)));
+        }
+    }
+
+    async fn read(&mut self) -> anyhow::Result<Option<String>> {
+        if self.out.is_terminal() && !self.out.json {
+            self.out.text("> ");
+        }
+        loop {
+            tokio::select! {
+                line = self.lines.next_line() => return Ok(line?),
+                _ = tokio::signal::ctrl_c() => return Ok(None),
+                event = self.events.recv() => self.aside(event)?,
+                closed = self.client.closed() => return Err(Error::Closed(closed).into()),
+            }
+        }
+    }
+
+    /// What happens between two lines is somebody else's.
+    fn aside(&self, event: Result<Pushed, RecvError>) -> Result<(), Error> {
+        match event {
+            Ok(pushed) if pushed.event == "shutdown" => {
+                self.out.remark("the gateway is shutting down");
+                Ok(())
+            }
+            Err(RecvError::Closed) => Err(Error::Closed(Closed::abnormal(""))),
+            _ => Ok(()),
+        }
+    }
+
+    async fn exchange(&mut self, message: &str) -> anyhow::Result<()> {
+        let run = uuid::Uuid::new_v4().to_string();
+        let mut params =
+            json!({ "sessionKey": self.session, "message": message, "idempotencyKey": run });
+        if let Some(level) = &self.thinking {
+            params["thinking"] = json!(level);
+        }
+        let accepted = match self.client.call_raw("chat.send", params).await {
+            Ok(accepted) => accepted,
+            Err(Error::Refused(refusal)) => {
+                self.fail(&refusal.message);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if accepted["status"] == "started" || accepted["status"] == "in_flight" {
+            return self.listen(&run).await;
+        }
+        if self.out.json {
+            self.out.value_line(&accepted);
+        } else if accepted.get("aborted").is_some() {
+            let stopped = accepted["aborted"] == true;
+            self.out.line(if stopped { "Stopped." } else { "Nothing was running." });
+        }
+        Ok(())
+    }
+
+    /// Prints the answer as it grows. A subscriber that fell behind still hears
+    /// the end, because later events push out older ones.
+    async fn listen(&mut self, run: &str) -> anyhow::Result<()> {
+        let mut shown = String::new();
+        loop {
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Ok(pushed) if pushed.event == "chat" && pushed.payload["runId"] == run => {
+                        if self.hear(&pushed.payload, &mut shown) {
+                            return Ok(());
+                        }
+                    }
+                    other => self.aside(other)?,
+                },
+                _ = tokio::signal::ctrl_c() => self.abort(run).await?,
+                closed = self.client.closed() => return Err(Error::Closed(closed).into()),
+            }
+        }
+    }
+
+    async fn abort(&self, run: &str) -> Result<(), Error> {
+        let params = json!({ "sessionKey": self.session, "runId": run });
+        self.client.call_raw("chat.abort", params).await.map(drop)
+    }
+
+    /// Returns whether the answer is complete.
+    fn hear(&mut self, payload: &Value, shown: &mut String) -> bool {
+        let state = payload["state"].as_str().unwrap_or_default();
+        if self.out.json {
+            self.out.value_line(payload);
+            self.failed |= state == "error";
+            return state != "delta";
+        }
+        let text = clean(&text_of(&payload["message"]));
+        match state {
+            "delta" => {
+                self.out.text(&addition(shown, &text));
+                *shown = text;
+                return false;
+            }
+            "final" => {
+                let rest = if text.is_empty() { String::new() } else { addition(shown, &text) };
+                self.out.text(&format!("{rest}\n"));
+            }
+            "aborted" => self.out.text(&format!("\n{}\n", self.out.quiet("(stopped)"))),
+            _ => {
+                if !shown.is_empty() {
+                    self.out.text("\n");
+                }
+                let message = payload["errorMessage"].as_str().unwrap_or("the answer failed");
+                self.fail(message);
+            }
+        }
+        true
+    }
+
+    fn fail(&mut self, message: &str) {
+        self.failed = true;
+        self.out.error(message, None, None);
+    }
+}
+
+/// Returns the text of a message's parts.
+fn text_of(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
+        }
+        _ => message["text"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Deltas hold all of the text so far; a rewritten one starts on a new line.
+fn addition(shown: &str, text: &str) -> String {
+    match text.strip_prefix(shown) {
+        Some(rest) => rest.to_owned(),
+        None => format!("\n{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_new_part_of_a_growing_answer_is_printed() {
+        assert_eq!(addition("", "Hel"), "Hel");
+        assert_eq!(addition("Hel", "Hello"), "lo");
+        assert_eq!(addition("Hallo", "Hello"), "\nHello");
+    }
+
+    #[test]
+    fn the_text_of_a_message_is_found_in_every_shape() {
+        let parts = json!({ "content": [{ "type": "text", "text": "a" }, { "type": "image" }] });
+        assert_eq!(text_of(&parts), "a");
+        assert_eq!(text_of(&json!({ "content": "b" })), "b");
+        assert_eq!(text_of(&Value::Null), "");
+    }
+}

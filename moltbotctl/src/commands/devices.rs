@@ -1,0 +1,195 @@
+//! `moltbotctl devices`: who may connect.
+
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{DeviceName, DevicesCommand},
+    client::Client,
+    context::{Context, helped},
+    output::{Output, ago, cell, clean, short},
+};
+
+/// How many characters of a device id are enough.
+const SHORTEST_PREFIX: usize = 6;
+
+/// Runs one of the device commands.
+///
+/// # Errors
+/// When the gateway refuses.
+pub async fn run(cx: &Context, command: DevicesCommand) -> anyhow::Result<()> {
+    let connected = cx.connect().await?;
+    let result = act(cx, &connected.client, command).await;
+    connected.client.close().await;
+    result
+}
+
+async fn act(cx: &Context, client: &Client, command: DevicesCommand) -> anyhow::Result<()> {
+    let out = cx.output;
+    let (result, text) = match command {
+        DevicesCommand::List => {
+            let list = client.call_raw("device.pair.list", json!({})).await?;
+            if out.json {
+                out.value(&list);
+            } else {
+                show(out, &list);
+            }
+            return Ok(());
+        }
+        DevicesCommand::Approve { request } => {
+            let request = match request {
+                Some(request) => request,
+                None => only_request(client).await?,
+            };
+            let params = json!({ "requestId": request });
+            let result = client.call_raw("device.pair.approve", params).await.map_err(unknown)?;
+            let text = format!(
+                "Approved {} as {}.",
+                short(result.pointer("/device/deviceId").and_then(Value::as_str).unwrap_or("-")),
+                cell(&result, "/device/role")
+            );
+            (result, text)
+        }
+        DevicesCommand::Reject { request } => {
+            let params = json!({ "requestId": request });
+            let result = client.call_raw("device.pair.reject", params).await.map_err(unknown)?;
+            (result, format!("Rejected {}.", clean(&request)))
+        }
+        DevicesCommand::Remove { device } => {
+            let id = resolve(client, device).await?;
+            let result = client.call_raw("device.pair.remove", json!({ "deviceId": id })).await?;
+            (result, format!("Removed {}.", short(&id)))
+        }
+        DevicesCommand::Rotate { device, role, scopes } => {
+            let id = resolve(client, device).await?;
+            let mut params = json!({ "deviceId": id, "role": role });
+            if !scopes.is_empty() {
+                params["scopes"] = scopes.into();
+            }
+            out.value(&client.call_raw("device.token.rotate", params).await?);
+            return Ok(());
+        }
+        DevicesCommand::Revoke { device, role } => {
+            let id = resolve(client, device).await?;
+            let params = json!({ "deviceId": id, "role": role });
+            let result = client.call_raw("device.token.revoke", params).await?;
+            (result, format!("Revoked the {role} token of {}.", short(&id)))
+        }
+    };
+    if out.json {
+        out.value(&result);
+    } else {
+        out.line(text);
+    }
+    Ok(())
+}
+
+/// Prints requests and devices for people.
+pub fn show(out: Output, list: &Value) {
+    let pending = items(list, "pending");
+    if !pending.is_empty() {
+        out.heading(&format!("Waiting ({})", pending.len()));
+        let rows = pending.iter().map(|request| {
+            vec![
+                cell(request, "/requestId"),
+                short(&cell(request, "/deviceId")),
+                cell(request, "/displayName"),
+                cell(request, "/platform"),
+                cell(request, "/role"),
+                cell(request, "/scopes"),
+                cell(request, "/remoteIp"),
+                ago(request, "/ts"),
+            ]
+        });
+        let headers = ["Request", "Device", "Name", "Platform", "Role", "Scopes", "IP", "Asked"];
+        out.table(&headers, rows.collect(), "");
+        out.line(out.quiet("Admit one: moltbotctl devices approve REQUEST"));
+        out.line("");
+    }
+    let paired = items(list, "paired");
+    out.heading(&format!("Paired ({})", paired.len()));
+    let rows = paired.iter().map(|device| {
+        vec![
+            short(&cell(device, "/deviceId")),
+            device_name(device),
+            cell(device, "/platform"),
+            cell(device, "/roles"),
+            cell(device, "/scopes"),
+            tokens(device),
+            cell(device, "/remoteIp"),
+        ]
+    });
+    let headers = ["Device", "Name", "Platform", "Roles", "Scopes", "Tokens", "IP"];
+    out.table(&headers, rows.collect(), "No device is paired.");
+}
+
+fn device_name(device: &Value) -> String {
+    match cell(device, "/displayName") {
+        name if name == "-" => cell(device, "/clientId"),
+        name => name,
+    }
+}
+
+fn tokens(device: &Value) -> String {
+    let tokens: Vec<String> = items(device, "tokens")
+        .iter()
+        .map(|token| {
+            let revoked = token.get("revokedAtMs").is_some_and(|at| !at.is_null());
+            format!("{}{}", cell(token, "/role"), if revoked { " (revoked)" } else { "" })
+        })
+        .collect();
+    if tokens.is_empty() { "-".into() } else { tokens.join(", ") }
+}
+
+fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+async fn only_request(client: &Client) -> anyhow::Result<String> {
+    let list = client.call_raw("device.pair.list", json!({})).await?;
+    match items(&list, "pending") {
+        [only] => Ok(cell(only, "/requestId")),
+        [] => {
+            Err(helped("no device waits for approval", "see all devices: moltbotctl devices list"))
+        }
+        several => Err(helped(
+            format!("{} devices wait for approval", several.len()),
+            "choose one: moltbotctl devices list, then moltbotctl devices approve REQUEST",
+        )),
+    }
+}
+
+async fn resolve(client: &Client, device: DeviceName) -> anyhow::Result<String> {
+    let wanted = device.id.or(device.flag).unwrap_or_default().trim().to_lowercase();
+    let list = client.call_raw("device.pair.list", json!({})).await?;
+    let ids = || items(&list, "paired").iter().filter_map(|device| device["deviceId"].as_str());
+    if ids().any(|id| id == wanted) {
+        return Ok(wanted);
+    }
+    let long_enough = wanted.len() >= SHORTEST_PREFIX;
+    let matching: Vec<&str> = ids().filter(|id| long_enough && id.starts_with(&wanted)).collect();
+    match matching[..] {
+        [only] => Ok(only.to_owned()),
+        [] => Err(helped(
+            format!("no paired device begins with {wanted:?}"),
+            format!(
+                "give at least {SHORTEST_PREFIX} characters of an id of: moltbotctl devices list"
+            ),
+        )),
+        _ => Err(helped(
+            format!("{wanted:?} is ambiguous: {}", matching.join(", ")),
+            "give more characters of the id",
+        )),
+    }
+}
+
+fn unknown(error: crate::error::Error) -> anyhow::Error {
+    match &error {
+        crate::error::Error::Refused(refusal) if refusal.message.contains("unknown requestId") => {
+            helped(
+                refusal.message.clone(),
+                "requests expire after 5 minutes; see those waiting: moltbotctl devices list",
+            )
+        }
+        _ => error.into(),
+    }
+}

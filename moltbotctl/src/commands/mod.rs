@@ -1,0 +1,61 @@
+//! One file per command.
+
+pub mod agent;
+pub mod channels;
+pub mod chat;
+pub mod completions;
+pub mod config;
+pub mod devices;
+pub mod gateway;
+pub mod health;
+pub mod logs;
+pub mod nodes;
+pub mod pairing;
+pub mod probe;
+pub mod send;
+pub mod sessions;
+pub mod status;
+#[path = "where.rs"]
+pub mod where_;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::{
+    cli::{Command, NodeCommand},
+    context::Context,
+    node,
+};
+
+/// Runs a command.
+///
+/// # Errors
+/// When it fails.
+pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Health { probe } => health::run(cx, probe).await?,
+        Command::Status { deep, all } => status::run(cx, deep || all, all).await?,
+        Command::Gateway(command) => return gateway::run(cx, command).await,
+        Command::Agent(args) => agent::run(cx, args).await?,
+        Command::Send(args) => send::run(cx, args).await?,
+        Command::Chat(args) => chat::run(cx, args).await?,
+        Command::Sessions { active } => sessions::run(cx, active).await?,
+        Command::Nodes(command) => nodes::run(cx, command).await?,
+        Command::Devices(command) => devices::run(cx, command).await?,
+        Command::Pairing(command) => pairing::run(cx, command).await?,
+        Command::Channels(command) => channels::run(cx, command).await?,
+        Command::Logs(args) => logs::run(cx, args).await?,
+        Command::Config(command) => config::run(cx, command).await?,
+        Command::Where => where_::run(cx)?,
+        Command::Node(NodeCommand::Run(args)) => node::run(cx, args).await?,
+        Command::Completions { shell } => completions::run(cx, shell),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Parses JSON given on the command line.
+fn json_argument(name: &str, text: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).with_context(|| format!("{name} is not JSON"))
+}

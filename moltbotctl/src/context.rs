@@ -1,0 +1,200 @@
+//! What every command shares: the profile, the target, the output.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::{
+    cli::Globals,
+    client::{Client, Options},
+    config::LocalConfig,
+    environment::Environment,
+    error::Error,
+    identity::Keyring,
+    output::Output,
+    paths::{Choices, Paths},
+    target::{self, Candidate, Flags, Secret, Source, Surroundings, Target},
+};
+
+const DEFAULT_TIMEOUT_MS: u64 = 10_000;
+
+/// An error that already knows what helps.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Helped {
+    /// What went wrong.
+    pub message: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// Returns an error with the command that helps.
+pub fn helped(message: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
+    Helped { message: message.into(), advice: advice.into() }.into()
+}
+
+/// What every command shares.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Where results go.
+    pub output: Output,
+    /// The profile's places.
+    pub paths: Paths,
+    /// The configuration file.
+    pub config: LocalConfig,
+    /// The environment.
+    pub environment: Environment,
+    /// What the command line says about the target.
+    pub flags: Flags,
+    /// `--timeout` as it was given.
+    pub timeout_given: Option<u64>,
+    /// `--insecure`.
+    pub insecure: bool,
+}
+
+/// A connection and how it was found.
+#[derive(Debug)]
+pub struct Connected {
+    /// The connection.
+    pub client: Client,
+    /// What won.
+    pub candidate: Candidate,
+    /// How long connecting took.
+    pub latency: Duration,
+}
+
+impl Context {
+    /// Reads environment and configuration.
+    ///
+    /// # Errors
+    /// When a flag names something that cannot be used.
+    pub fn new(globals: &Globals, environment: Environment) -> anyhow::Result<Self> {
+        let output = Output::new(globals.json, &environment);
+        let choices = Choices {
+            profile: globals.profile.as_deref(),
+            config: globals.config.as_deref(),
+            state_dir: globals.state_dir.as_deref(),
+        };
+        let paths = Paths::resolve(&choices, &environment)?;
+        let config = LocalConfig::read(&paths.config_file, &environment);
+        if let Some(file) = globals.config.as_ref().filter(|_| !config.exists) {
+            anyhow::bail!("there is no configuration file {}", file.display());
+        }
+        Ok(Self {
+            output,
+            paths,
+            config,
+            flags: flags(globals)?,
+            environment,
+            timeout_given: globals.timeout,
+            insecure: globals.insecure,
+        })
+    }
+
+    /// Returns how long connecting and a call may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout_given.unwrap_or(DEFAULT_TIMEOUT_MS).max(1))
+    }
+
+    /// Returns every place a gateway might be.
+    ///
+    /// # Errors
+    /// When one is named but cannot be used.
+    pub fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
+        Surroundings {
+            flags: &self.flags,
+            environment: &self.environment,
+            config: &self.config,
+            paths: &self.paths,
+        }
+        .candidates()
+    }
+
+    /// Returns how this program presents itself at a target. The control socket
+    /// needs no device: whoever can open it owns the gateway.
+    #[must_use]
+    pub fn options(&self, target: &Target) -> Options {
+        let web = matches!(target.address, crate::address::Address::Web(_));
+        Options {
+            keyring: web.then(|| Keyring::new(self.paths.client_dir())),
+            insecure: self.insecure,
+            timeout: self.timeout(),
+            ..Options::operator()
+        }
+    }
+
+    /// Connects to the gateway that wins.
+    ///
+    /// # Errors
+    /// When it cannot be reached or does not let this client in.
+    pub async fn connect(&self) -> anyhow::Result<Connected> {
+        if let Some(problem) = &self.config.problem {
+            self.output.remark(format!("the configuration file is not used: {problem}"));
+        }
+        let candidates = self.candidates()?;
+        let available = candidates.into_iter().filter(|candidate| candidate.available);
+        let mut dead = None;
+        for candidate in available {
+            match self.connect_to(candidate).await {
+                // A gateway that was killed leaves its socket behind.
+                Err((Source::ControlSocket, error)) if is_absent(&error) => dead = Some(error),
+                Err((_, error)) if is_absent(&error) && dead.is_some() => {
+                    return Err(dead.take().unwrap_or(error));
+                }
+                result => return result.map_err(|(_, error)| error),
+            }
+        }
+        Err(dead.context("no gateway is configured")?)
+    }
+
+    async fn connect_to(&self, candidate: Candidate) -> Result<Connected, (Source, anyhow::Error)> {
+        let source = candidate.source;
+        let Some(target) = &candidate.target else {
+            return Err((source, anyhow::anyhow!("{} names no address", source.name())));
+        };
+        let started = Instant::now();
+        match Client::connect(target, &self.options(target)).await {
+            Ok(client) => Ok(Connected { client, candidate, latency: started.elapsed() }),
+            Err(error) => {
+                let withheld = candidate.withheld.filter(|_| error.is_unauthorized());
+                Err((
+                    source,
+                    match withheld {
+                        Some(withheld) => helped(error.to_string(), withheld),
+                        None => error.into(),
+                    },
+                ))
+            }
+        }
+    }
+
+    /// Connects, makes one call, and says good-bye.
+    ///
+    /// # Errors
+    /// When connecting or the call fails.
+    pub async fn call(&self, method: &str, params: Value) -> anyhow::Result<Value> {
+        let connected = self.connect().await?;
+        let result = connected.client.call_raw(method, params).await;
+        connected.client.close().await;
+        Ok(result?)
+    }
+}
+
+fn is_absent(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Connect { absent: true, .. }))
+}
+
+fn flags(globals: &Globals) -> anyhow::Result<Flags> {
+    let token = match (&globals.token, &globals.token_file) {
+        (Some(token), _) => Some(Secret::new(token, "--token")),
+        (None, Some(file)) => Some(target::token_from_file(&PathBuf::from(file))?),
+        (None, None) => None,
+    };
+    let password = globals.password.as_ref().map(|text| Secret::new(text, "--password"));
+    Ok(Flags { url: globals.url.clone(), token, password })
+}

@@ -1,0 +1,534 @@
+//! The exec approvals file: what may run on this node, and who must agree.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::bail;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{command::Found, programs};
+use crate::{client::now_ms, files, identity::hex};
+
+/// The agent whose rules apply when none is named.
+const DEFAULT_AGENT: &str = "main";
+/// Rules for every agent.
+const ANY_AGENT: &str = "*";
+
+/// What may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Security {
+    /// Nothing.
+    Deny,
+    /// What is on the allowlist or approved.
+    Allowlist,
+    /// Everything.
+    Full,
+}
+
+/// When a person must agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ask {
+    /// Never; what is not allowed fails.
+    Off,
+    /// For what is not on the allowlist.
+    OnMiss,
+    /// Always.
+    Always,
+}
+
+/// What applies where the file says nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fallback {
+    pub(super) security: Security,
+    pub(super) ask: Ask,
+}
+
+/// What a person has decided already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    None,
+    Once,
+    Always,
+}
+
+/// Why a command does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    Disabled,
+    ApprovalRequired,
+    AllowlistMiss,
+}
+
+impl Denied {
+    /// The message of the failed call.
+    pub(super) const fn message(self) -> &'static str {
+        match self {
+            Self::Disabled => "SYSTEM_RUN_DISABLED: security=deny",
+            Self::ApprovalRequired => "SYSTEM_RUN_DENIED: approval required",
+            Self::AllowlistMiss => "SYSTEM_RUN_DENIED: allowlist miss",
+        }
+    }
+
+    /// The reason in `exec.denied`.
+    pub(super) const fn reason(self) -> &'static str {
+        match self {
+            Self::Disabled => "security=deny",
+            Self::ApprovalRequired => "approval-required",
+            Self::AllowlistMiss => "allowlist-miss",
+        }
+    }
+}
+
+/// The file and what applies without it.
+#[derive(Debug)]
+pub(super) struct Approvals {
+    path: PathBuf,
+    fallback: Fallback,
+    /// Held while the file is read and replaced.
+    lock: Mutex<()>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    version: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    socket: Option<Socket>,
+    #[serde(default)]
+    defaults: Rules,
+    #[serde(default)]
+    agents: std::collections::BTreeMap<String, Rules>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Socket {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Rules {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    security: Option<Security>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ask: Option<Ask>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    ask_fallback: Option<Security>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auto_allow_skills: Option<bool>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    allowlist: Vec<Entry>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Entry {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    pattern: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_used_command: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_resolved_path: Option<String>,
+}
+
+impl Approvals {
+    pub(super) fn new(path: PathBuf, fallback: Fallback) -> Self {
+        Self { path, fallback, lock: Mutex::new(()) }
+    }
+
+    /// Decides whether a command runs, and writes down what was used or newly
+    /// allowed.
+    pub(super) fn decide(
+        &self,
+        agent: Option<&str>,
+        found: &Found,
+        text: &str,
+        home: Option<&Path>,
+        decision: Decision,
+    ) -> anyhow::Result<Result<(), Denied>> {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.read()?;
+        let agent = agent.map(str::trim).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_AGENT);
+        let Fallback { security, ask } = self.policy(&file, agent);
+        if security == Security::Deny {
+            return Ok(Err(Denied::Disabled));
+        }
+        let used = if security == Security::Allowlist {
+            allowed_by(&file, agent, found, home)
+        } else {
+            None
+        };
+        let matched = used.is_some();
+        let must_ask = match ask {
+            Ask::Off => false,
+            Ask::OnMiss => security == Security::Allowlist && !matched,
+            Ask::Always => true,
+        };
+        if must_ask && decision == Decision::None {
+            return Ok(Err(Denied::ApprovalRequired));
+        }
+        if security == Security::Allowlist && !matched && decision == Decision::None {
+            return Ok(Err(Denied::AllowlistMiss));
+        }
+        let learned = decision == Decision::Always && security == Security::Allowlist;
+        let changed = note_use(&mut file, used.unwrap_or_default(), text)
+            | (learned && learn(&mut file, agent, found));
+        if changed {
+            self.write(&file)?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Answers `system.execApprovals.get`; creates the file.
+    pub(super) fn get(&self) -> anyhow::Result<Value> {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.snapshot()
+    }
+
+    /// Answers `system.execApprovals.set`.
+    pub(super) fn set(&self, params: &Map<String, Value>) -> anyhow::Result<Value> {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(given) = params.get("file").filter(|file| file.is_object()) else {
+            bail!("INVALID_REQUEST: exec approvals file required");
+        };
+        if let Some(text) = files::read(&self.path)? {
+            match params.get("baseHash").and_then(Value::as_str).map(str::trim) {
+                None | Some("") => {
+                    bail!("INVALID_REQUEST: exec approvals base hash required; reload and retry")
+                }
+                Some(hash) if hash != hash_of(&text) => {
+                    bail!("INVALID_REQUEST: exec approvals changed; reload and retry")
+                }
+                Some(_) => {}
+            }
+        }
+        let mut file: File = serde_json::from_value(given.clone())
+            .map_err(|error| anyhow::anyhow!("INVALID_REQUEST: exec approvals file: {error}"))?;
+        let kept = self.read()?.socket;
+        file.socket = merged(file.socket, kept);
+        self.write(&file)?;
+        self.snapshot()
+    }
+
+    fn snapshot(&self) -> anyhow::Result<Value> {
+        let text = match files::read(&self.path)? {
+            Some(text) => text,
+            None => files::create(&self.path, &text_of(&File { version: 1, ..File::default() })?)?,
+        };
+        let mut file: File = self.parse(&text)?;
+        if let Some(socket) = &mut file.socket {
+            socket.token = None;
+        }
+        Ok(json!({ "path": self.path, "exists": true, "hash": hash_of(&text), "file": file }))
+    }
+
+    fn policy(&self, file: &File, agent: &str) -> Fallback {
+        let sections = [file.agents.get(agent), file.agents.get(ANY_AGENT), Some(&file.defaults)];
+        let sections = || sections.iter().flatten();
+        Fallback {
+            security: sections().find_map(|it| it.security).unwrap_or(self.fallback.security),
+            ask: sections().find_map(|it| it.ask).unwrap_or(self.fallback.ask),
+        }
+    }
+
+    fn read(&self) -> anyhow::Result<File> {
+        match files::read(&self.path)? {
+            Some(text) => self.parse(&text),
+            None => Ok(File { version: 1, ..File::default() }),
+        }
+    }
+
+    /// A file that cannot be understood allows nothing.
+    fn parse(&self, text: &str) -> anyhow::Result<File> {
+        serde_json::from_str(text)
+            .map_err(|error| anyhow::anyhow!("the exec approvals file is damaged: {error}"))
+    }
+
+    fn write(&self, file: &File) -> anyhow::Result<()> {
+        files::replace(&self.path, &text_of(file)?)
+    }
+}
+
+fn text_of(file: &File) -> anyhow::Result<String> {
+    Ok(format!("{}\n", serde_json::to_string_pretty(file)?))
+}
+
+fn hash_of(text: &str) -> String {
+    hex(&Sha256::digest(text.as_bytes()))
+}
+
+fn merged(given: Option<Socket>, kept: Option<Socket>) -> Option<Socket> {
+    let (given, kept) = match (given, kept) {
+        (Some(given), Some(kept)) => (given, kept),
+        (given, kept) => return given.or(kept),
+    };
+    Some(Socket { path: given.path.or(kept.path), token: given.token.or(kept.token) })
+}
+
+/// An entry of an agent's allowlist and the program it allowed.
+type Use = (String, usize, PathBuf);
+
+/// Returns the entries that allow the command: the command itself, or every
+/// program of its script.
+fn allowed_by(file: &File, agent: &str, found: &Found, home: Option<&Path>) -> Option<Vec<Use>> {
+    let one = |program: &PathBuf| {
+        let spellings = programs::spellings(program);
+        [agent, ANY_AGENT].into_iter().find_map(|agent| {
+            let rules = file.agents.get(agent)?;
+            let at = rules.allowlist.iter().position(|entry| {
+                spellings.iter().any(|path| matches_pattern(&entry.pattern, path, home))
+            })?;
+            Some((agent.to_owned(), at, program.clone()))
+        })
+    };
+    let whole = found.command.as_ref().and_then(one).map(|used| vec![used]);
+    whole.or_else(|| found.script.as_ref()?.iter().map(one).collect())
+}
+
+fn note_use(file: &mut File, used: Vec<Use>, text: &str) -> bool {
+    let any = !used.is_empty();
+    for (agent, at, program) in used {
+        let entry = file.agents.get_mut(&agent).and_then(|rules| rules.allowlist.get_mut(at));
+        if let Some(entry) = entry {
+            entry.last_used_at = Some(now_ms());
+            entry.last_used_command = Some(text.to_owned());
+            entry.last_resolved_path = Some(program.to_string_lossy().into_owned());
+        }
+    }
+    any
+}
+
+/// Adds what was approved for good. A shell is never added: that would allow
+/// every script.
+fn learn(file: &mut File, agent: &str, found: &Found) -> bool {
+    let programs: Vec<PathBuf> = match (&found.script, found.is_shell) {
+        (Some(programs), _) => programs.clone(),
+        (None, true) => Vec::new(),
+        (None, false) => found.command.iter().cloned().collect(),
+    };
+    let rules = file.agents.entry(agent.to_owned()).or_default();
+    let before = rules.allowlist.len();
+    for pattern in programs.iter().filter_map(|path| programs::spellings(path).into_iter().next()) {
+        // A path with pattern characters would allow more than itself.
+        if !pattern.contains(['*', '?']) && rules.allowlist.iter().all(|it| it.pattern != pattern) {
+            rules.allowlist.push(Entry {
+                id: Some(uuid::Uuid::new_v4().to_string()),
+                pattern,
+                last_used_at: Some(now_ms()),
+                ..Entry::default()
+            });
+        }
+    }
+    rules.allowlist.len() > before
+}
+
+/// Matches a path: `*` within a folder, `**` across folders, `?` one character.
+/// A pattern without a folder matches nothing: a name alone does not say which
+/// program is meant.
+fn matches_pattern(pattern: &str, path: &str, home: Option<&Path>) -> bool {
+    let pattern = pattern.trim();
+    if !pattern.contains('/') {
+        return false;
+    }
+    let pattern = crate::paths::expand(pattern, home).to_string_lossy().into_owned();
+    let pattern: Vec<char> = pattern.chars().collect();
+    let path: Vec<char> = path.chars().collect();
+    glob(&pattern, &path)
+}
+
+/// Keeps the set of reachable pattern positions, so no pattern takes long.
+fn glob(pattern: &[char], path: &[char]) -> bool {
+    let mut reachable = vec![false; pattern.len() + 1];
+    reachable[0] = true;
+    skip_stars(pattern, &mut reachable);
+    for &c in path {
+        let mut next = vec![false; pattern.len() + 1];
+        for at in (0..pattern.len()).filter(|&at| reachable[at]) {
+            match pattern[at] {
+                '*' => {
+                    let across =
+                        pattern.get(at + 1) == Some(&'*') || (at > 0 && pattern[at - 1] == '*');
+                    next[at] |= across || c != '/';
+                }
+                '?' => next[at + 1] |= c != '/',
+                literal => next[at + 1] |= literal == c,
+            }
+        }
+        skip_stars(pattern, &mut next);
+        reachable = next;
+    }
+    reachable[pattern.len()]
+}
+
+fn skip_stars(pattern: &[char], reachable: &mut [bool]) {
+    for at in 0..pattern.len() {
+        if pattern[at] == '*' && reachable[at] {
+            reachable[at + 1] = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FALLBACK: Fallback = Fallback { security: Security::Allowlist, ask: Ask::OnMiss };
+
+    struct Setup {
+        _folder: tempfile::TempDir,
+        approvals: Approvals,
+    }
+
+    fn setup(file: Option<Value>) -> Setup {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("exec-approvals.json");
+        if let Some(file) = file {
+            files::create(&path, &file.to_string()).unwrap();
+        }
+        Setup { approvals: Approvals::new(path, FALLBACK), _folder: folder }
+    }
+
+    fn found(program: &str) -> Found {
+        Found { command: Some(program.into()), script: None, is_shell: false }
+    }
+
+    fn decide(setup: &Setup, found: &Found, decision: Decision) -> Result<(), Denied> {
+        setup.approvals.decide(None, found, "text", None, decision).unwrap()
+    }
+
+    #[test]
+    fn every_row_of_the_policy_table_decides_as_documented() {
+        use Ask::{Always, Off, OnMiss};
+        use Decision::{None as No, Once};
+        use Denied::{AllowlistMiss, ApprovalRequired, Disabled};
+        use Security::{Allowlist, Deny, Full};
+        let table = [
+            (Deny, Off, true, Once, Err(Disabled)),
+            (Deny, Always, false, No, Err(Disabled)),
+            (Allowlist, Off, true, No, Ok(())),
+            (Allowlist, OnMiss, true, No, Ok(())),
+            (Allowlist, Always, true, No, Err(ApprovalRequired)),
+            (Allowlist, OnMiss, false, No, Err(ApprovalRequired)),
+            (Allowlist, Always, false, No, Err(ApprovalRequired)),
+            (Allowlist, Off, false, No, Err(AllowlistMiss)),
+            (Allowlist, Off, false, Once, Ok(())),
+            (Allowlist, OnMiss, false, Once, Ok(())),
+            (Full, Off, false, No, Ok(())),
+            (Full, OnMiss, false, No, Ok(())),
+            (Full, Always, false, No, Err(ApprovalRequired)),
+            (Full, Always, false, Once, Ok(())),
+        ];
+        for (security, ask, listed, decision, expected) in table {
+            let setup = setup(Some(json!({
+                "version": 1,
+                "agents": { "main": { "security": security, "ask": ask,
+                    "allowlist": [{ "pattern": "/usr/bin/listed" }] } },
+            })));
+            let found = found(if listed { "/usr/bin/listed" } else { "/usr/bin/other" });
+            let row = format!("{security:?} {ask:?} {listed} {decision:?}");
+            assert_eq!(decide(&setup, &found, decision), expected, "{row}");
+        }
+    }
+
+    #[test]
+    fn the_agents_rules_beat_those_of_every_agent_and_the_defaults() {
+        let setup = setup(Some(json!({
+            "version": 1,
+            "defaults": { "security": "deny" },
+            "agents": { "*": { "security": "allowlist", "ask": "off" }, "ops": { "security": "full" } },
+        })));
+        let decide = |agent| {
+            let found = found("/usr/bin/x");
+            setup.approvals.decide(agent, &found, "", None, Decision::None).unwrap()
+        };
+        assert_eq!(decide(Some("ops")), Ok(()));
+        assert_eq!(decide(None), Err(Denied::AllowlistMiss));
+    }
+
+    #[test]
+    fn allow_always_adds_the_program_but_never_a_shell() {
+        let setup = setup(None);
+        decide(&setup, &found("/usr/bin/env"), Decision::Always).unwrap();
+        assert_eq!(decide(&setup, &found("/usr/bin/env"), Decision::None), Ok(()));
+        let shell = Found { is_shell: true, ..found("/bin/sh") };
+        decide(&setup, &shell, Decision::Always).unwrap();
+        assert_eq!(decide(&setup, &shell, Decision::None), Err(Denied::ApprovalRequired));
+    }
+
+    #[test]
+    fn a_script_runs_when_all_its_programs_are_allowed() {
+        let setup = setup(Some(json!({
+            "version": 1, "agents": { "*": { "allowlist": [{ "pattern": "/opt/*/tool" }] } },
+        })));
+        let script = |programs: &[&str]| Found {
+            command: Some("/bin/sh".into()),
+            script: Some(programs.iter().map(Into::into).collect()),
+            is_shell: true,
+        };
+        assert_eq!(decide(&setup, &script(&["/opt/x/tool"]), Decision::None), Ok(()));
+        let mixed = script(&["/opt/x/tool", "/usr/bin/id"]);
+        assert_eq!(decide(&setup, &mixed, Decision::None), Err(Denied::ApprovalRequired));
+    }
+
+    #[test]
+    fn patterns_match_whole_paths() {
+        let matches = |pattern, path| matches_pattern(pattern, path, Some(Path::new("/home/a")));
+        assert!(matches("/usr/bin/git", "/usr/bin/git"));
+        assert!(matches("/usr/*/git", "/usr/bin/git"));
+        assert!(matches("/usr/**", "/usr/local/bin/git"));
+        assert!(matches("/usr/**/git", "/usr/local/bin/git"));
+        assert!(matches("~/bin/?", "/home/a/bin/x"));
+        for (pattern, path) in [
+            ("git", "/usr/bin/git"),
+            ("/usr/bin/git", "/usr/bin/gitk"),
+            ("/usr/*", "/usr/bin/git"),
+            ("/usr/bin/?", "/usr/bin/git"),
+            ("", ""),
+        ] {
+            assert!(!matches(pattern, path), "{pattern} {path}");
+        }
+    }
+
+    #[test]
+    fn a_set_needs_the_hash_of_what_it_replaces_and_a_damaged_file_allows_nothing() {
+        let setup = setup(None);
+        let hash = setup.approvals.get().unwrap()["hash"].clone();
+        let set = |params: Value| {
+            setup.approvals.set(params.as_object().unwrap()).map_err(|error| error.to_string())
+        };
+        let file = json!({ "version": 1, "defaults": { "security": "full" } });
+        assert!(set(json!({})).unwrap_err().contains("file required"));
+        assert!(set(json!({ "file": file })).unwrap_err().contains("base hash required"));
+        assert!(set(json!({ "file": file, "baseHash": "x" })).unwrap_err().contains("changed"));
+        set(json!({ "file": file, "baseHash": hash })).unwrap();
+        assert_eq!(decide(&setup, &found("/usr/bin/x"), Decision::None), Ok(()));
+        files::replace(&setup.approvals.path, "{").unwrap();
+        let found = found("/usr/bin/x");
+        assert!(setup.approvals.decide(None, &found, "", None, Decision::Once).is_err());
+    }
+
+    #[test]
+    fn a_token_of_the_socket_is_never_shown_and_survives_a_set() {
+        let setup = setup(Some(json!({
+            "version": 1, "socket": { "path": "/s", "token": "secret" } })));
+        let shown = setup.approvals.get().unwrap();
+        assert!(!shown.to_string().contains("secret"));
+        let params = json!({ "file": shown["file"], "baseHash": shown["hash"] });
+        setup.approvals.set(params.as_object().unwrap()).unwrap();
+        assert!(files::read(&setup.approvals.path).unwrap().unwrap().contains("secret"));
+    }
+}

@@ -1,0 +1,267 @@
+//! Runs a program without a shell: bounded output, bounded time, nothing left
+//! behind.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::programs::is_own_secret;
+
+/// Most that is kept of both outputs together; the rest is read and dropped.
+const OUTPUT_BYTES: usize = 200_000;
+/// A background process may keep the pipe open after the program has ended.
+const LEFTOVER_WAIT: Duration = Duration::from_millis(500);
+
+/// What to run.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// The program's file.
+    pub(super) program: PathBuf,
+    /// The words of the command line, the first being the program's name.
+    pub(super) argv: Vec<String>,
+    pub(super) folder: Option<PathBuf>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// How it went.
+#[derive(Debug, Default)]
+pub(super) struct Finished {
+    /// Absent when it was killed or not started.
+    pub(super) exit_code: Option<i32>,
+    pub(super) timed_out: bool,
+    pub(super) stdout: String,
+    pub(super) stderr: String,
+    pub(super) error: Option<String>,
+}
+
+impl Finished {
+    pub(super) fn success(&self) -> bool {
+        self.exit_code == Some(0) && !self.timed_out && self.error.is_none()
+    }
+
+    /// Returns a run that never started.
+    pub(super) fn failed(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), ..Self::default() }
+    }
+}
+
+/// Runs a job; cancelling kills it.
+pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
+    let name = job.argv.first().cloned().unwrap_or_default();
+    let mut child = match start(&job) {
+        Ok(child) => child,
+        Err(error) => return Finished::failed(format!("cannot start {name}: {error}")),
+    };
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let room = Arc::new(AtomicUsize::new(OUTPUT_BYTES));
+    let stdout = Capture::start(child.stdout.take(), room.clone());
+    let stderr = Capture::start(child.stderr.take(), room);
+    let (status, timed_out) = wait(&mut child, group, job.timeout, cancelled).await;
+    let ((stdout, stdout_cut), (stderr, stderr_cut)) =
+        tokio::join!(stdout.finish(), stderr.finish());
+    let mut finished = Finished {
+        exit_code: status.as_ref().ok().and_then(ExitStatus::code).filter(|_| !timed_out),
+        timed_out,
+        stdout,
+        stderr,
+        error: status.err().map(|error| error.to_string()),
+    };
+    if stdout_cut || stderr_cut {
+        let text = if finished.stderr.trim().is_empty() {
+            &mut finished.stdout
+        } else {
+            &mut finished.stderr
+        };
+        text.push_str("\n... (truncated)");
+    }
+    finished
+}
+
+/// The file that was checked is the file that is executed.
+fn start(job: &Job) -> io::Result<Child> {
+    let mut command = Command::new(&job.program);
+    let mut words = job.argv.iter();
+    if let Some(name) = words.next() {
+        command.arg0(name);
+    }
+    command
+        .args(words)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(is_own_secret) {
+            command.env_remove(name);
+        }
+    }
+    command.envs(job.environment.iter().map(|(name, value)| (name, value)));
+    if let Some(folder) = &job.folder {
+        command.current_dir(folder);
+    }
+    command.spawn()
+}
+
+async fn wait(
+    child: &mut Child,
+    group: Option<Pid>,
+    timeout: Option<Duration>,
+    cancelled: CancellationToken,
+) -> (io::Result<ExitStatus>, bool) {
+    let late = async {
+        match timeout {
+            Some(timeout) => tokio::time::sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let timed_out = tokio::select! {
+        status = child.wait() => return (status, false),
+        () = late => true,
+        () = cancelled.cancelled() => false,
+    };
+    if let Some(group) = group {
+        // Gone already is as good.
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    (child.wait().await, timed_out)
+}
+
+/// One output of a program: what is kept of it, and the task that reads it.
+struct Capture {
+    kept: Arc<Mutex<Kept>>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Capture {
+    fn start(
+        pipe: Option<impl AsyncRead + Send + Unpin + 'static>,
+        room: Arc<AtomicUsize>,
+    ) -> Self {
+        let kept = Arc::new(Mutex::new(Kept::default()));
+        let task = pipe.map(|pipe| tokio::spawn(read(pipe, room, kept.clone())));
+        Self { kept, task }
+    }
+
+    /// Returns the text so far and whether some was dropped.
+    async fn finish(self) -> (String, bool) {
+        if let Some(mut task) = self.task {
+            // Who still holds the pipe is not waited for.
+            let _ = tokio::time::timeout(LEFTOVER_WAIT, &mut task).await;
+            task.abort();
+        }
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        (String::from_utf8_lossy(&kept.bytes).into_owned(), kept.cut)
+    }
+}
+
+/// Keeps what fits and reads on, so that the program never blocks.
+async fn read(mut pipe: impl AsyncRead + Unpin, room: Arc<AtomicUsize>, kept: Arc<Mutex<Kept>>) {
+    let mut buffer = vec![0; 8192];
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        let take = |free: usize| Some(free.saturating_sub(count));
+        let free = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let free = free.unwrap_or_default();
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.bytes.extend_from_slice(&buffer[..count.min(free)]);
+        kept.cut |= count > free;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(script: &str) -> Job {
+        Job {
+            program: "/bin/sh".into(),
+            argv: ["sh", "-c", script].map(Into::into).into(),
+            folder: None,
+            environment: Vec::new(),
+            timeout: None,
+        }
+    }
+
+    async fn finish(job: Job) -> Finished {
+        run(job, CancellationToken::new()).await
+    }
+
+    #[tokio::test]
+    async fn both_outputs_and_the_exit_code_come_back() {
+        let finished = finish(job("echo out; echo err >&2; exit 3")).await;
+        assert_eq!((finished.stdout.as_str(), finished.stderr.as_str()), ("out\n", "err\n"));
+        assert_eq!((finished.exit_code, finished.success()), (Some(3), false));
+    }
+
+    #[tokio::test]
+    async fn a_program_that_takes_too_long_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let pid_file = folder.path().join("pid");
+        let script = format!("sleep 60 & echo $! > {}; wait", pid_file.display());
+        let finished =
+            finish(Job { timeout: Some(Duration::from_millis(300)), ..job(&script) }).await;
+        assert_eq!((finished.timed_out, finished.exit_code), (true, None));
+        let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+        let ended = async {
+            while std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| !stat.contains(") Z "))
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the child is gone");
+    }
+
+    #[tokio::test]
+    async fn output_is_cut_and_says_so() {
+        let finished = finish(job("yes | head -c 300000")).await;
+        assert_eq!(finished.stdout.len(), OUTPUT_BYTES + "\n... (truncated)".len());
+        assert!(finished.success() && finished.stdout.ends_with("... (truncated)"));
+    }
+
+    #[tokio::test]
+    async fn a_background_process_does_not_hold_the_answer() {
+        let finished = finish(job("sleep 5 & echo done")).await;
+        assert_eq!(finished.stdout, "done\n");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_does_not_start_says_why() {
+        let finished = finish(Job { program: "/no/such".into(), ..job("") }).await;
+        assert!(finished.error.as_deref().unwrap().starts_with("cannot start sh: "));
+        assert_eq!((finished.exit_code, finished.success()), (None, false));
+    }
+
+    #[tokio::test]
+    async fn cancelling_kills() {
+        let cancelled = CancellationToken::new();
+        cancelled.cancel();
+        let finished = run(job("sleep 60"), cancelled).await;
+        assert_eq!((finished.exit_code, finished.timed_out), (None, false));
+    }
+}

@@ -1,0 +1,177 @@
+//! The headless node host: lends this machine's shell to a gateway, as far as
+//! the exec approvals file allows.
+
+mod approvals;
+mod command;
+mod execute;
+mod host;
+mod link;
+mod notify;
+mod programs;
+mod settings;
+mod system_run;
+
+use std::{sync::Arc, time::Duration};
+
+use clap::Args;
+use moltbot_protocol::{Role, Scopes, Text};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    address::WebAddress,
+    client::{Client, Options},
+    config::LocalConfig,
+    context::Context,
+    error::Error,
+    identity::Keyring,
+    target::Target,
+};
+use approvals::{Approvals, Ask, Fallback, Security};
+use host::Host;
+use programs::Programs;
+
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
+/// Whoever approves a device wants to see it arrive.
+const APPROVAL_DELAY: Duration = Duration::from_secs(5);
+/// A connection that lasted this long was a good one.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// How to be a node.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Name shown to people [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub display_name: Option<String>,
+    /// Id of this node's installation [default: one made at the first start]
+    #[arg(long, value_name = "ID")]
+    pub node_id: Option<String>,
+    /// Host of the gateway, in place of --url
+    #[arg(long, value_name = "HOST", conflicts_with = "url")]
+    pub host: Option<String>,
+    /// Port of the gateway
+    #[arg(long, value_name = "PORT", requires = "host", default_value_t = crate::target::DEFAULT_PORT)]
+    pub port: u16,
+    /// Use TLS
+    #[arg(long, requires = "host")]
+    pub tls: bool,
+    /// What may run where exec-approvals.json does not say: nothing, what is
+    /// on the allowlist, or everything
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Security::Allowlist)]
+    pub exec_security: Security,
+    /// When a person must approve where exec-approvals.json does not say: never,
+    /// for what is not on the allowlist, or always
+    #[arg(long, value_enum, value_name = "WHEN", default_value_t = Ask::OnMiss)]
+    pub exec_ask: Ask,
+}
+
+/// Connects, serves, and connects again until told to stop.
+///
+/// # Errors
+/// When this node cannot work at all: no device key, or credentials would be
+/// sent in the clear.
+pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
+    let mut cx = cx.clone();
+    if let Some(host) = &args.host {
+        let web =
+            WebAddress { tls: args.tls, host: host.clone(), port: args.port, path: "/".into() };
+        cx.flags.url = Some(web.key());
+    }
+    let folder = cx.paths.node_dir();
+    let settings = settings::load(&folder, args.node_id.as_deref(), args.display_name.as_deref())?;
+    let fallback = Fallback { security: args.exec_security, ask: args.exec_ask };
+    let approvals = Approvals::new(folder.join("exec-approvals.json"), fallback);
+    let host = Host::new(Arc::new(approvals), Programs::new(&cx.environment));
+    let options = Options {
+        id: "node-host",
+        mode: "node",
+        display_name: Some(settings.display_name),
+        instance_id: settings.node_id,
+        role: Role::Node,
+        scopes: Scopes::default(),
+        caps: vec![Text::new("system").expect("not empty")],
+        commands: host.commands().into_iter().filter_map(Text::new).collect(),
+        path_env: host.path(),
+        keyring: Some(Keyring::new(&folder)),
+        insecure: cx.insecure,
+        timeout: cx.timeout(),
+    };
+    // The key is made before anything is printed: without one this is not a node.
+    let device = Keyring::new(&folder).identity()?.device_id();
+    cx.output.remark(format!("node {device}"));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let result = tokio::select! {
+        result = keep_connected(&mut cx, &options, &host) => result,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminate.recv() => Ok(()),
+    };
+    host.stop().await;
+    result
+}
+
+async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> anyhow::Result<()> {
+    let mut delay = FIRST_DELAY;
+    let mut told = String::new();
+    loop {
+        let started = std::time::Instant::now();
+        match connect(cx, options).await {
+            Ok((client, target)) => {
+                told.clear();
+                cx.output.remark(format!("connected to {}", target.address));
+                let how = host.serve(client).await;
+                cx.output.remark(format!("disconnected ({how}), connecting again"));
+                if started.elapsed() >= STABLE {
+                    delay = FIRST_DELAY;
+                }
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                let known = error.downcast_ref::<Error>();
+                if matches!(known, Some(Error::Plaintext(_) | Error::Identity(_))) {
+                    return Err(error);
+                }
+                let waits = known.and_then(Error::pairing_request).map(ToOwned::to_owned);
+                let line = match (&waits, known.and_then(Error::advice)) {
+                    (Some(id), _) => format!(
+                        "waiting for approval; on the gateway's host: moltbotctl devices approve {id}"
+                    ),
+                    (None, Some(advice)) => format!("{text}; {advice}"),
+                    (None, None) => text,
+                };
+                if line != told {
+                    cx.output.remark(&line);
+                    told = line;
+                }
+                if waits.is_some() {
+                    delay = delay.min(APPROVAL_DELAY);
+                }
+            }
+        }
+        tokio::time::sleep(jittered(delay)).await;
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+}
+
+/// Looks again each time: the configuration or the control socket may have
+/// changed.
+async fn connect(cx: &mut Context, options: &Options) -> anyhow::Result<(Client, Target)> {
+    cx.config = LocalConfig::read(&cx.paths.config_file, &cx.environment);
+    let mut last = None;
+    for candidate in cx.candidates()?.into_iter().filter(|candidate| candidate.available) {
+        let Some(target) = candidate.target else { continue };
+        match Client::connect(&target, options).await {
+            Ok(client) => return Ok((client, target)),
+            Err(error @ Error::Connect { absent: true, .. }) => last = last.or(Some(error)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("no gateway is configured"), Into::into))
+}
+
+/// Half to all of the delay, so that nodes do not come back all at once.
+fn jittered(delay: Duration) -> Duration {
+    let mut byte = [0];
+    // Without random bytes the delay is the longest.
+    let share = getrandom::fill(&mut byte).map_or(1.0, |()| f64::from(byte[0]) / 255.0);
+    delay.mul_f64(0.5 + share / 2.0)
+}
