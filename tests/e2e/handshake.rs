@@ -88,7 +88,8 @@ async fn hello_tells_the_limits_in_force() {
 async fn a_client_that_knows_only_the_secret_gets_at_most_the_configured_scopes() {
     let auth = json!({ "token": TOKEN, "sharedSecretScopes": ["operator.read"] });
     let daemon = Daemon::start_with(Options::with(json!({ "gateway": { "auth": auth } }))).await;
-    let mut client = daemon.operator().await;
+    let connect = Connect::operator().scopes(&["operator.read", "operator.admin"]);
+    let mut client = daemon.connect(connect).await;
     client.call("health", json!({})).await.unwrap();
     let error = client.call("config.get", json!({})).await.unwrap_err();
     assert_eq!(message(&error), "missing scope: operator.admin");

@@ -221,10 +221,11 @@ pub async fn request(
 }
 
 async fn launch(home: &Path, options: &Options) -> (u16, Child) {
+    let program = programs::moltbotd();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let port = ports::free();
-        let mut child = spawn(home, options, port);
+        let mut child = spawn(&program, home, options, port);
         match ready(&mut child, port, deadline).await {
             Ok(()) => return (port, child),
             // Somebody else took the port between the choice and the bind.
@@ -237,13 +238,13 @@ async fn launch(home: &Path, options: &Options) -> (u16, Child) {
     }
 }
 
-fn spawn(home: &Path, options: &Options, port: u16) -> Child {
+fn spawn(program: &Path, home: &Path, options: &Options, port: u16) -> Child {
     let log = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(home.join("log"))
         .expect("the temporary folder is writable");
-    Command::new(programs::moltbotd())
+    Command::new(program)
         .args(["--port", &port.to_string(), "--log-format", "text"])
         .args(&options.arguments)
         .env_clear()
