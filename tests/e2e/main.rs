@@ -3,10 +3,13 @@
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod config;
 mod events;
 mod handshake;
 mod ingress;
 mod layers;
 mod limits;
 mod pairing;
+mod paths;
 mod replay;
+mod service_files;

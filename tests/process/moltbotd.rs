@@ -1,0 +1,286 @@
+//! The executable: exit codes, signals, what the service manager hears, and
+//! the modes of its files.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn wrong_flags_end_with_64() {
+    let host = Host::new();
+    for arguments in [&["--bogus"][..], &["run"], &["--port", "0"], &["--profile", "A_b"]] {
+        let output = host.command().args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+    }
+    let output = host.command().env("MOLTBOT_PROFILE", "../x").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let output =
+        host.command().env_remove("PORT").env("CLAWDBOT_GATEWAY_PORT", "high").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output).contains("CLAWDBOT_GATEWAY_PORT is \"high\""), "{}", text(&output));
+}
+
+#[test]
+fn help_and_version_end_with_0() {
+    for argument in ["--help", "--version"] {
+        let output = Host::new().command().arg(argument).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("moltbotd"));
+    }
+}
+
+#[test]
+fn an_invalid_configuration_ends_with_78_and_names_the_place() {
+    let host = Host::new();
+    host.configure("{\n  gateway: { bind: 'wifi' },\n}");
+    let output = host.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    let place = format!("{}:2:14: gateway.bind: ", host.config().display());
+    assert!(text(&output).contains(&place), "{}", text(&output));
+    let output = host.command().args(["--config", "missing.json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains("missing.json"), "{}", text(&output));
+}
+
+#[test]
+fn what_would_let_strangers_in_ends_with_77() {
+    let host = Host::new();
+    let output = host.command().args(["--bind", "lan"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    assert!(text(&output).contains("gateway.auth.token"), "{}", text(&output));
+    host.configure("{ gateway: { auth: { token: 'same' } }, hooks: { token: 'same' } }");
+    let output = host.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    assert!(text(&output).contains("hooks.token"), "{}", text(&output));
+    host.configure("{ gateway: { auth: { mode: 'password' } } }");
+    assert_eq!(host.command().output().unwrap().status.code(), Some(77));
+    if Uid::effective().is_root() {
+        host.configure("{}");
+        std::os::unix::fs::chown(host.config(), Some(4242), None).unwrap();
+        let output = host.command().output().unwrap();
+        assert_eq!(output.status.code(), Some(77), "{}", text(&output));
+    }
+}
+
+#[test]
+fn a_taken_port_ends_with_69() {
+    let host = Host::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = host.command().args(["--port", &port]).output().unwrap();
+    assert_eq!(output.status.code(), Some(69));
+    assert!(text(&output).contains(&port), "{}", text(&output));
+}
+
+#[test]
+fn a_second_gateway_ends_with_75_and_names_the_first() {
+    let host = Host::new();
+    let first = host.start();
+    let elsewhere = Host::of_profile(&host.profile);
+    let output = elsewhere.command().output().unwrap();
+    assert_eq!(output.status.code(), Some(75));
+    let holder = format!("pid {}, profile {}, up ", first.child.id(), host.profile);
+    assert!(text(&output).contains(&holder), "{}", text(&output));
+    assert!(text(&output).contains(&format!("kill {}", first.child.id())));
+    // Another profile, but the same state.
+    let output =
+        host.command().env("MOLTBOT_PROFILE", format!("{}-b", host.profile)).output().unwrap();
+    assert_eq!(output.status.code(), Some(75));
+    assert!(text(&output).contains(&holder), "{}", text(&output));
+}
+
+#[test]
+fn a_killed_gateway_leaves_no_lock_behind() {
+    let host = Host::new();
+    let mut first = host.start();
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    assert_eq!(host.start().stop(), Some(0));
+}
+
+#[test]
+fn both_stop_signals_end_with_0_and_the_manager_is_told() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let host = Host::new();
+        let mut gateway = host.start();
+        gateway.signal(signal);
+        host.hear(|message| message.contains("STOPPING=1"));
+        assert_eq!(gateway.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_reload_is_told_with_its_time_and_ends() {
+    let host = Host::new();
+    let mut gateway = host.start();
+    gateway.signal(Signal::SIGHUP);
+    let message = host.hear(|message| message.contains("RELOADING=1"));
+    assert!(message.contains("MONOTONIC_USEC="), "{message}");
+    host.hear(|message| message.contains("READY=1"));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn the_watchdog_hears_of_a_gateway_that_lives() {
+    let host = Host::new();
+    let mut command = host.command();
+    command.env("WATCHDOG_USEC", "100000");
+    let mut gateway = host.start_command(command);
+    for _ in 0..3 {
+        host.hear(|message| message == "WATCHDOG=1");
+    }
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn what_it_writes_is_for_its_user_alone() {
+    let host = Host::new();
+    let folder = host.folder.path().join("state");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut gateway = host.start();
+    let mut found = Vec::new();
+    collect(&folder, &mut found);
+    assert!(found.iter().any(|(path, _)| path.ends_with("gateway-token")), "{found:?}");
+    for (path, mode) in &found {
+        assert_eq!(mode & 0o077, 0, "{path} has mode {mode:o}");
+    }
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+fn collect(path: &Path, found: &mut Vec<(String, u32)>) {
+    let metadata = fs::symlink_metadata(path).unwrap();
+    found.push((path.display().to_string(), metadata.mode()));
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            collect(&entry.unwrap().path(), found);
+        }
+    }
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A folder, a profile and a service manager of its own.
+struct Host {
+    folder: TempDir,
+    profile: String,
+    manager: UnixDatagram,
+}
+
+struct Gateway {
+    child: Child,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let unique = folder.path().file_name().unwrap().to_str().unwrap();
+        let profile = format!("t{}", unique.trim_start_matches('.').to_ascii_lowercase());
+        Self::at(folder, &profile)
+    }
+
+    fn of_profile(profile: &str) -> Self {
+        Self::at(tempfile::tempdir().unwrap(), profile)
+    }
+
+    fn at(folder: TempDir, profile: &str) -> Self {
+        let manager = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        manager.set_read_timeout(Some(PATIENCE)).unwrap();
+        let host = Self { folder, profile: profile.into(), manager };
+        host.configure("{}");
+        host
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.folder.path().join("moltbot.json")
+    }
+
+    fn configure(&self, text: &str) {
+        fs::write(self.config(), text).unwrap();
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_moltbotd"));
+        command
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("MOLTBOT_PROFILE", &self.profile)
+            .env("MOLTBOT_CONFIG_PATH", self.config())
+            .env("MOLTBOT_STATE_DIR", self.folder.path().join("state"))
+            .env("NOTIFY_SOCKET", self.folder.path().join("notify"))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn start(&self) -> Gateway {
+        self.start_command(self.command())
+    }
+
+    /// Starts on a free port; somebody else may take it in between.
+    fn start_command(&self, mut command: Command) -> Gateway {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = command
+            .args(["--port", &port.to_string()])
+            .stderr(fs::File::create(self.folder.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        let gateway = Gateway { child };
+        self.hear(|message| message.contains("READY=1"));
+        gateway
+    }
+
+    /// Waits for a message to the service manager.
+    fn hear(&self, fits: impl Fn(&str) -> bool) -> String {
+        let mut bytes = [0; 4096];
+        loop {
+            let length = self.manager.recv(&mut bytes).unwrap_or_else(|error| {
+                let log = fs::read_to_string(self.folder.path().join("stderr"));
+                panic!("{error}\n{}", log.unwrap_or_default())
+            });
+            let message = String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned();
+            if fits(&message) {
+                return message;
+            }
+        }
+    }
+}
+
+impl Gateway {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
