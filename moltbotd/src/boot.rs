@@ -15,6 +15,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    agent::{self, Agent},
     auth::{Auth, Secrets},
     bus::{Bus, Close},
     channels::{Channels, Inbound, InboundQueue},
@@ -26,14 +27,16 @@ use crate::{
     logging::Logs,
     methods,
     net::{self, BindError, Budget, Shared},
-    nodes::Nodes,
+    nodes::{AgentCalls, Nodes},
     paths::Paths,
     presence::Presence,
     private,
     providers::Models,
     rpc::Dedupe,
+    sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
     supervisor,
+    tools::{self, Tools},
 };
 
 /// What `main` found out before anything runs.
@@ -142,7 +145,7 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     gateway_config.bind = start.bind;
     let listeners = net::bind(&gateway_config, start.port, &start.paths.control_socket()).await?;
     // A full queue makes channels wait; what they read is in the inbox by then.
-    let (inbound, _messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
+    let (inbound, messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
     let shared = build(&start, store, inbound, listeners.port);
     let address = format!("127.0.0.1:{}", listeners.port);
     start.locks.listening(&address);
@@ -151,11 +154,18 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     supervisor::ready(&format!("listening on {address}"));
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);
+    let agent = Arc::clone(&shared.gateway.agent);
     background.spawn(async move {
+        match agent.resume().await {
+            Ok(0) => {}
+            Ok(runs) => tracing::info!(runs, "interrupted runs taken up"),
+            Err(error) => tracing::error!(%error, "interrupted runs not taken up"),
+        }
         if let Err(error) = channels.start().await {
             tracing::error!(%error, "channels not started");
         }
     });
+    background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
     until_stopped(&start.stop, start.reload, &shared.gateway.channels).await;
@@ -182,8 +192,32 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
     let models = Arc::new(Models::new(Arc::clone(&start.config)));
     let channels =
         Channels::new(Arc::clone(&start.config), store.clone(), start.paths.clone(), inbound);
+    let tasks = TaskTracker::new();
+    let system_events = Arc::<SystemEvents>::default();
+    let sessions = Sessions::new(sessions::Parts {
+        config: Arc::clone(&start.config),
+        store: store.clone(),
+        models: Arc::clone(&models),
+        database: start.paths.database(),
+        archives: start.paths.state_dir.clone(),
+    });
+    let calls = Arc::new(AgentCalls::new(Arc::clone(&nodes)));
+    let agent = Agent::new(agent::Parts {
+        config: Arc::clone(&start.config),
+        store: store.clone(),
+        bus: Arc::clone(&bus),
+        models: Arc::clone(&models),
+        tools: Tools::new(vec![Arc::new(tools::nodes::Nodes::new(Arc::clone(&calls) as _))]),
+        nodes: calls,
+        outbound: Arc::new(Arc::clone(&channels)),
+        system_events: Arc::clone(&system_events),
+        tracker: tasks.clone(),
+        stop: start.stop.clone(),
+    });
     let gateway = Gateway {
         started,
+        sessions: Arc::new(sessions),
+        agent,
         channels: Arc::clone(&channels),
         auth: Auth::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus), secrets),
         presence: Presence::new(Arc::clone(&bus)),
@@ -203,13 +237,13 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
         dedupe: Dedupe::default(),
         nodes,
         models,
-        system_events: Arc::default(),
+        system_events,
     };
     Shared {
         gateway: Arc::new(gateway),
         router: Arc::new(methods::router()),
         budget: Arc::new(Budget::new(limits.unauthenticated, limits.unauthenticated_per_address)),
-        tasks: TaskTracker::new(),
+        tasks,
         closing: CancellationToken::new(),
         port,
     }

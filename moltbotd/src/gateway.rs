@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use moltbot_protocol::{Role, handshake::ConnectParams};
 
 use crate::{
+    agent::Agent,
     auth::{Auth, Caller},
     bus::{Bus, Outbox},
     channels::Channels,
@@ -15,7 +16,7 @@ use crate::{
     presence::Presence,
     providers::Models,
     rpc::Dedupe,
-    sessions::system_events::SystemEvents,
+    sessions::{Sessions, system_events::SystemEvents},
     store::Store,
 };
 
@@ -46,6 +47,10 @@ pub struct Gateway {
     pub channels: Arc<Channels>,
     /// The models that can answer.
     pub models: Arc<Models>,
+    /// Conversations.
+    pub sessions: Arc<Sessions>,
+    /// Who answers.
+    pub agent: Arc<Agent>,
     /// What the next turn of a session is to be told.
     pub system_events: Arc<SystemEvents>,
 }

@@ -62,7 +62,12 @@ impl Plan {
     pub(super) fn begin(self, db: &Db<'_>) -> rusqlite::Result<Begun> {
         let Self { config, run_id, key, request, text } = self;
         let now = now_ms();
-        let mut entry = current(&config, db.session(&key)?, request.renew);
+        let stored = db.session(&key)?;
+        let is_new = stored.is_none();
+        let mut entry = current(&config, stored, request.renew);
+        if let (true, Some(id)) = (is_new, &request.session_id) {
+            entry.session_id.clone_from(id);
+        }
         entry.updated_at = Some(now);
         place(&mut entry, &request);
         if let Some(label) = &request.label {

@@ -9,6 +9,7 @@
 //! this is `followup`; `collect`, `steer` and `interrupt` are not offered, and
 //! a word that stops reaches the run at once, as in every mode.
 
+pub mod attachments;
 mod beginning;
 mod commands;
 mod conversing;
@@ -55,6 +56,8 @@ use crate::{
 /// Runs accepted and not ended. Callers beyond it are refused; messages of
 /// channels wait, safe in the inbox.
 const OPEN_RUNS: usize = 1024;
+/// How long a run may go on when the daemon stops.
+const GRACE: Duration = Duration::from_secs(5);
 /// How long a run's result answers calls that repeat its key.
 const KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -385,39 +388,50 @@ impl Agent {
         // An error means that the caller went away; the run is promised.
         let _ = (&mut job.gate).await;
         let stop = &self.parts.stop;
-        tokio::select! {
+        let leaving = async {
+            stop.cancelled().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        // A run that is left open has no end to tell: it will be taken up.
+        unfinished.tell = tokio::select! {
             biased;
-            // A run that is left open has no end to tell: it will be taken up.
-            () = stop.cancelled() => unfinished.tell = false,
-            () = self.run_job(&mut job) => {}
-        }
+            () = leaving => false,
+            ended = self.run_job(&mut job) => ended,
+        };
     }
 
-    async fn run_job(&self, job: &mut Job) {
+    /// Returns whether the run has ended; otherwise it is left for the next
+    /// start.
+    async fn run_job(&self, job: &mut Job) -> bool {
         let Job { run, request, place, begun, interrupted, .. } = job;
         if request.command {
-            return self.run_command(run, request, *interrupted).await;
+            self.run_command(run, request, *interrupted).await;
+            return true;
         }
         if let Some(place) = place {
             tokio::select! {
                 biased;
                 () = run.cancel.cancelled() => {
-                    return self.finish(run, request, begun.as_ref(), Outcome::Stopped).await;
+                    self.finish(run, request, begun.as_ref(), Outcome::Stopped).await;
+                    return true;
                 }
+                () = self.parts.stop.cancelled() => return false,
                 () = place.turn() => {}
             }
         }
-        if begun.is_none() {
-            match self.begin(run, request).await {
-                Ok(first) => *begun = Some(first),
+        let begun = match begun.take() {
+            Some(begun) => begun,
+            None => match self.begin(run, request).await {
+                Ok(begun) => begun,
                 Err(error) => {
-                    return self.lost(run, &error);
+                    self.lost(run, &error);
+                    return true;
                 }
-            }
-        }
-        let Some(begun) = begun.as_ref() else { return };
-        let outcome = self.converse_in_time(run, request, begun).await;
-        self.finish(run, request, Some(begun), outcome).await
+            },
+        };
+        let outcome = self.converse_in_time(run, request, &begun).await;
+        self.finish(run, request, Some(&begun), outcome).await;
+        true
     }
 
     async fn converse_in_time(

@@ -15,6 +15,8 @@ pub struct RunRequest {
     pub event_id: Option<String>,
     /// The conversation, as the caller spells its key.
     pub session_key: String,
+    /// Id that the conversation's transcript gets if there is none yet.
+    pub session_id: Option<String>,
     /// The message.
     pub text: String,
     /// Pictures that came with it.
