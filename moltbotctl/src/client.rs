@@ -506,7 +506,12 @@ fn no_connection(url: &str, error: &tungstenite::Error) -> Error {
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
     let absent = matches!(error, tungstenite::Error::Io(error)
         if matches!(error.kind(), ConnectionRefused | NotFound));
-    Error::Connect { url: url.into(), reason: error.to_string(), absent }
+    let reason = match error {
+        tungstenite::Error::Io(error) => error.to_string(),
+        tungstenite::Error::Http(response) => format!("HTTP status {}", response.status()),
+        error => error.to_string(),
+    };
+    Error::Connect { url: url.into(), reason, absent }
 }
 
 /// Returns the nonce, or `None` from a gateway that sends no challenge.

@@ -110,9 +110,10 @@ impl fmt::Display for Closed {
         if let Some(hint) = self.hint() {
             write!(f, " {hint}")?;
         }
-        match &*self.reason {
-            "" => write!(f, ": no close reason"),
-            reason => write!(f, ": {reason}"),
+        match (&*self.reason, self.hint()) {
+            ("", _) => f.write_str(": no close reason"),
+            (reason, Some(hint)) if reason == hint => Ok(()),
+            (reason, _) => write!(f, ": {reason}"),
         }
     }
 }
@@ -178,6 +179,13 @@ fn refusal_advice(refusal: &Refusal) -> Option<String> {
         return Some(
             "ask for more: approve this device's request on the gateway's host: \
              moltbotctl devices list"
+                .into(),
+        );
+    }
+    if message.starts_with("SYSTEM_RUN_D") {
+        return Some(
+            "allow the program in exec-approvals.json of the node, or start the node with another \
+             --exec-security or --exec-ask"
                 .into(),
         );
     }

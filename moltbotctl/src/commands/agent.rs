@@ -44,7 +44,7 @@ pub struct AgentArgs {
     #[arg(long, value_name = "CHANNEL")]
     pub channel: Option<String>,
     /// Longest time for the answer, in seconds [default: 600]
-    #[arg(long, value_name = "SECONDS", id = "timeout")]
+    #[arg(id = "timeout", long = "timeout", value_name = "SECONDS")]
     pub timeout_seconds: Option<u64>,
 }
 

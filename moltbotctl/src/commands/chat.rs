@@ -132,12 +132,18 @@ impl Chat {
     /// Prints the answer as it grows. A subscriber that fell behind still hears
     /// the end, because later events push out older ones.
     async fn listen(&mut self, run: &str) -> anyhow::Result<()> {
-        let mut shown = String::new();
+        let (mut shown, mut problem) = (String::new(), None);
         loop {
             tokio::select! {
                 event = self.events.recv() => match event {
-                    Ok(pushed) if pushed.event == "chat" && pushed.payload["runId"] == run => {
-                        if self.hear(&pushed.payload, &mut shown) {
+                    Ok(pushed) if pushed.payload["runId"] != run => self.aside(Ok(pushed))?,
+                    Ok(pushed) if pushed.event == "agent" => {
+                        // The reference ends a failed run without a word in the chat.
+                        let error = pushed.payload.pointer("/data/error").and_then(Value::as_str);
+                        problem = error.map(ToOwned::to_owned).or(problem);
+                    }
+                    Ok(pushed) if pushed.event == "chat" => {
+                        if self.hear(&pushed.payload, &mut shown, problem.as_deref()) {
                             return Ok(());
                         }
                     }
@@ -155,7 +161,7 @@ impl Chat {
     }
 
     /// Returns whether the answer is complete.
-    fn hear(&mut self, payload: &Value, shown: &mut String) -> bool {
+    fn hear(&mut self, payload: &Value, shown: &mut String, problem: Option<&str>) -> bool {
         let state = payload["state"].as_str().unwrap_or_default();
         if self.out.json {
             self.out.value_line(payload);
@@ -168,6 +174,9 @@ impl Chat {
                 self.out.text(&addition(shown, &text));
                 *shown = text;
                 return false;
+            }
+            "final" if text.is_empty() && shown.is_empty() => {
+                self.fail(problem.unwrap_or("the assistant gave no answer"));
             }
             "final" => {
                 let rest = if text.is_empty() { String::new() } else { addition(shown, &text) };
