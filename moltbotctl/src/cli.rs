@@ -172,7 +172,7 @@ pub enum DevicesCommand {
     },
     /// Forget a paired device and close its connections
     Remove {
-        /// Id of the device, or its beginning
+        /// The device
         #[command(flatten)]
         device: DeviceName,
     },
@@ -203,7 +203,7 @@ pub enum DevicesCommand {
 #[derive(Clone, Debug, Args)]
 #[group(required = true, multiple = false)]
 pub struct DeviceName {
-    /// Id of the device, or its beginning
+    /// Id, beginning of the id, name or address of the device
     #[arg(value_name = "DEVICE")]
     pub id: Option<String>,
     /// The same as a flag

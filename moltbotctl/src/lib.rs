@@ -13,6 +13,7 @@ pub mod identity;
 pub mod node;
 pub mod output;
 pub mod paths;
+pub mod running;
 pub mod target;
 pub mod transport;
 

@@ -17,6 +17,7 @@ use crate::{
     files,
     identity::fingerprint,
     paths::{self, Paths},
+    running::Running,
 };
 
 /// The port a gateway listens on unless told otherwise.
@@ -289,6 +290,11 @@ impl Surroundings<'_> {
         if let Some((name, text)) = self.environment.named("GATEWAY_PORT") {
             let port = text.parse().with_context(|| format!("{name}={text:?} is not a port"))?;
             return Ok((port, format!("set by {name}")));
+        }
+        if let Some(running) = Running::find(self.paths)
+            && let Some(port) = running.port()
+        {
+            return Ok((port, format!("that of the running gateway, pid {}", running.pid)));
         }
         match self.config.at("gateway.port") {
             Some(value) => {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::pick::{Kind, pick};
 use crate::{
     cli::{DeviceName, DevicesCommand},
     client::Client,
@@ -9,8 +10,7 @@ use crate::{
     output::{Output, ago, cell, clean, short},
 };
 
-/// How many characters of a device id are enough.
-const SHORTEST_PREFIX: usize = 6;
+const DEVICE: Kind = Kind { name: "device", id: "deviceId", list: "moltbotctl devices list" };
 
 /// Runs one of the device commands.
 ///
@@ -159,27 +159,9 @@ async fn only_request(client: &Client) -> anyhow::Result<String> {
 }
 
 async fn resolve(client: &Client, device: DeviceName) -> anyhow::Result<String> {
-    let wanted = device.id.or(device.flag).unwrap_or_default().trim().to_lowercase();
+    let wanted = device.id.or(device.flag).unwrap_or_default();
     let list = client.call_raw("device.pair.list", json!({})).await?;
-    let ids = || items(&list, "paired").iter().filter_map(|device| device["deviceId"].as_str());
-    if ids().any(|id| id == wanted) {
-        return Ok(wanted);
-    }
-    let long_enough = wanted.len() >= SHORTEST_PREFIX;
-    let matching: Vec<&str> = ids().filter(|id| long_enough && id.starts_with(&wanted)).collect();
-    match matching[..] {
-        [only] => Ok(only.to_owned()),
-        [] => Err(helped(
-            format!("no paired device begins with {wanted:?}"),
-            format!(
-                "give at least {SHORTEST_PREFIX} characters of an id of: moltbotctl devices list"
-            ),
-        )),
-        _ => Err(helped(
-            format!("{wanted:?} is ambiguous: {}", matching.join(", ")),
-            "give more characters of the id",
-        )),
-    }
+    pick(DEVICE, items(&list, "paired"), &wanted)
 }
 
 fn unknown(error: crate::error::Error) -> anyhow::Error {

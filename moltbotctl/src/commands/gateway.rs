@@ -1,6 +1,6 @@
 //! `moltbotctl gateway …`.
 
-use std::{fs, process::ExitCode};
+use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
@@ -9,6 +9,7 @@ use crate::{
     cli::GatewayCommand,
     context::Context,
     output::{cell, clean, duration},
+    running::Running,
 };
 
 /// Runs one of the gateway's commands.
@@ -48,7 +49,7 @@ async fn call(cx: &Context, method: &str, params: &str, twice: bool) -> anyhow::
 }
 
 async fn status(cx: &Context) -> anyhow::Result<ExitCode> {
-    let process = process(cx);
+    let process = Running::find(&cx.paths);
     let mut rpc = json!({ "ok": false });
     let mut own = Value::Null;
     match cx.connect().await {
@@ -115,15 +116,4 @@ fn show(cx: &Context, report: &Value) {
     if !reachable {
         out.remark(out.quiet("see what was tried: moltbotctl where; start the gateway: moltbotd"));
     }
-}
-
-/// The holder of the state folder's lock writes down who it is and removes the
-/// note at its end; a killed one leaves it, so the process must live.
-fn process(cx: &Context) -> Option<Value> {
-    let text = fs::read_to_string(cx.paths.state_dir.join("lock")).ok()?;
-    let note: Value = serde_json::from_str(&text).ok()?;
-    let pid = i32::try_from(note.get("pid")?.as_u64()?).ok()?;
-    let alive = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None);
-    let alive = matches!(alive, Ok(()) | Err(nix::errno::Errno::EPERM));
-    alive.then_some(note)
 }

@@ -24,11 +24,7 @@ pub async fn run(cx: &Context, probe: bool) -> anyhow::Result<()> {
 
 /// Prints a health report for people.
 pub fn show(out: Output, health: &Value) {
-    let ok = health.get("ok") != Some(&Value::Bool(false));
-    out.line(format!("Gateway: {}", out.verdict(ok, if ok { "healthy" } else { "degraded" })));
-    for problem in health.get("problems").and_then(Value::as_array).into_iter().flatten() {
-        out.line(out.verdict(false, &cell(problem, "")));
-    }
+    out.line(format!("Gateway: {}", verdict(out, health)));
     let empty = serde_json::Map::new();
     let channels = health.get("channels").and_then(Value::as_object).unwrap_or(&empty);
     for (id, channel) in channels {
@@ -49,6 +45,14 @@ pub fn show(out: Output, health: &Value) {
     for recent in health.pointer("/sessions/recent").and_then(Value::as_array).into_iter().flatten()
     {
         out.line(format!("- {} ({})", cell(recent, "/key"), ago(recent, "/updatedAt")));
+    }
+}
+
+/// Returns what is wrong with the gateway, or that nothing is.
+pub fn verdict(out: Output, report: &Value) -> String {
+    match report.get("degraded").and_then(Value::as_array).map(Vec::as_slice) {
+        None | Some([]) => out.verdict(true, "healthy"),
+        Some(_) => out.verdict(false, &format!("degraded: {}", cell(report, "/degraded"))),
     }
 }
 

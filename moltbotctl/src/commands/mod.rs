@@ -11,6 +11,7 @@ pub mod health;
 pub mod logs;
 pub mod nodes;
 pub mod pairing;
+mod pick;
 pub mod probe;
 pub mod send;
 pub mod sessions;

@@ -5,15 +5,17 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::json_argument;
+use super::{
+    json_argument,
+    pick::{Kind, pick},
+};
 use crate::{
     client::Client,
     context::{Context, helped},
     output::{Output, ago, cell, clean, short},
 };
 
-/// How many characters of a node id are enough.
-const SHORTEST_PREFIX: usize = 6;
+const NODE: Kind = Kind { name: "node", id: "nodeId", list: "moltbotctl nodes list" };
 const DEFAULT_INVOKE_TIMEOUT_MS: u64 = 15_000;
 /// The gateway's own time-out must come first: it says more.
 const GRACE: Duration = Duration::from_secs(2);
@@ -190,82 +192,5 @@ fn describe(out: Output, node: &Value) {
 async fn resolve(client: &Client, wanted: &str) -> anyhow::Result<String> {
     let list = client.call_raw("node.list", json!({})).await?;
     let nodes = list.get("nodes").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    pick(nodes, wanted)
-}
-
-/// Finds a node by id, address, name, or at least six characters of the id.
-fn pick(nodes: &[Value], wanted: &str) -> anyhow::Result<String> {
-    let wanted = wanted.trim();
-    let text = |node: &Value, key: &str| node[key].as_str().unwrap_or_default().to_owned();
-    let name = normal(wanted);
-    let matches: [&dyn Fn(&Value) -> bool; 4] = [
-        &|node| text(node, "nodeId") == wanted,
-        &|node| !wanted.is_empty() && text(node, "remoteIp") == wanted,
-        &|node| !name.is_empty() && normal(&text(node, "displayName")) == name,
-        &|node| wanted.len() >= SHORTEST_PREFIX && text(node, "nodeId").starts_with(wanted),
-    ];
-    for matches in matches {
-        let found: Vec<&Value> = nodes.iter().filter(|node| matches(node)).collect();
-        match found[..] {
-            [] => {}
-            [only] => return Ok(text(only, "nodeId")),
-            _ => return Err(ambiguous(wanted, &found)),
-        }
-    }
-    Err(helped(format!("no node is called {wanted:?}"), "see all nodes: moltbotctl nodes list"))
-}
-
-fn ambiguous(wanted: &str, found: &[&Value]) -> anyhow::Error {
-    let list: Vec<String> = found
-        .iter()
-        .map(|node| format!("{} ({})", short(&cell(node, "/nodeId")), cell(node, "/displayName")))
-        .collect();
-    helped(
-        format!("{wanted:?} is ambiguous: {}", list.join(", ")),
-        "name the node by its id or its beginning",
-    )
-}
-
-/// Lower-case letters and digits, everything else one hyphen.
-fn normal(name: &str) -> String {
-    let dashed: String = name
-        .chars()
-        .map(|c| if c.is_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
-        .collect();
-    dashed.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn nodes() -> Vec<Value> {
-        vec![
-            json!({ "nodeId": "abcdef01", "displayName": "My Laptop", "remoteIp": "10.0.0.1" }),
-            json!({ "nodeId": "abcdef02", "displayName": "twin" }),
-            json!({ "nodeId": "fedcba03", "displayName": "Twin" }),
-        ]
-    }
-
-    #[test]
-    fn a_node_is_found_by_id_address_name_and_prefix() {
-        for wanted in ["abcdef01", "10.0.0.1", "my-laptop", " My  laptop! "] {
-            assert_eq!(pick(&nodes(), wanted).unwrap(), "abcdef01", "{wanted}");
-        }
-        assert_eq!(pick(&nodes(), "fedcba").unwrap(), "fedcba03");
-    }
-
-    #[test]
-    fn an_ambiguous_name_lists_the_candidates() {
-        let error = pick(&nodes(), "TWIN").unwrap_err().to_string();
-        assert!(error.contains("abcdef02") && error.contains("fedcba03"), "{error}");
-        assert!(pick(&nodes(), "abcdef").unwrap_err().to_string().contains("ambiguous"));
-    }
-
-    #[test]
-    fn a_short_prefix_or_nothing_finds_no_node() {
-        for wanted in ["fedcb", "", "-", "nobody"] {
-            assert!(pick(&nodes(), wanted).is_err(), "{wanted}");
-        }
-    }
+    pick(NODE, nodes, wanted)
 }

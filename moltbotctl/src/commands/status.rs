@@ -94,15 +94,11 @@ fn show(out: Output, report: &Value) {
         }
         None => String::new(),
     };
-    let state = match report.pointer("/state").and_then(Value::as_str) {
-        Some(state) => format!(", {}", out.verdict(state == "ok", &clean(state))),
-        None => String::new(),
-    };
     out.pairs(&[
         (
             "Gateway",
             format!(
-                "{} ({}), {} in {} ms{state}",
+                "{} ({}), {} in {} ms",
                 cell(report, "/gateway/url"),
                 cell(report, "/gateway/urlSource"),
                 out.verdict(true, "reachable"),
@@ -118,6 +114,7 @@ fn show(out: Output, report: &Value) {
                 uptime.map_or("-".into(), duration)
             ),
         ),
+        ("State", health::verdict(out, report)),
         ("Model", cell(sessions, "/defaults/model")),
         ("Sessions", format!("{}{latest}", cell(sessions, "/count"))),
         ("Heartbeat", cell(report, "/heartbeat/agents/0/every")),
