@@ -1,6 +1,8 @@
 //! The client against a gateway that plays a script: what it sends, and what it
 //! makes of odd answers.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails the test")]
+
 use std::{future::Future, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
