@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 /// The values that stand behind placeholders such as `<uuid:1>`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Bindings(HashMap<String, Value>);
 
 impl Bindings {
@@ -43,7 +43,7 @@ impl Bindings {
         recorded: &Value,
         ours: &Value,
         path: &str,
-        tell: &mut impl FnMut(&str, String),
+        tell: &mut dyn FnMut(&str, String),
     ) {
         match (recorded, ours) {
             (Value::Object(recorded), Value::Object(ours)) => {
@@ -73,10 +73,7 @@ impl Bindings {
                 if recorded.len() != ours.len() {
                     tell(path, "length".to_owned());
                 }
-                let path = format!("{path}[]");
-                for (recorded, ours) in recorded.iter().zip(ours) {
-                    self.compare(recorded, ours, &path, tell);
-                }
+                self.compare_items(recorded, ours, &format!("{path}[]"), tell);
             }
             (Value::String(text), ours) => self.compare_text(text, ours, path, tell),
             (Value::Number(_), Value::Number(_)) if is_counter(path) => {}
@@ -85,12 +82,35 @@ impl Bindings {
         }
     }
 
+    /// Compares each recorded item with the one of ours that is most like it:
+    /// the order and the rest of a list depend on what happened before.
+    fn compare_items(
+        &mut self,
+        recorded: &[Value],
+        ours: &[Value],
+        path: &str,
+        tell: &mut dyn FnMut(&str, String),
+    ) {
+        let mut left: Vec<&Value> = ours.iter().collect();
+        for recorded in recorded {
+            let distance = |ours: &&Value| {
+                let mut count = 0;
+                self.clone().compare(recorded, ours, path, &mut |_, _| count += 1);
+                count
+            };
+            let nearest = (0..left.len()).min_by_key(|at| distance(&left[*at]));
+            let Some(nearest) = nearest else { return };
+            let ours = left.remove(nearest);
+            self.compare(recorded, ours, path, tell);
+        }
+    }
+
     fn compare_text(
         &mut self,
         recorded: &str,
         ours: &Value,
         path: &str,
-        tell: &mut impl FnMut(&str, String),
+        tell: &mut dyn FnMut(&str, String),
     ) {
         let fits = match placeholder_kind(recorded) {
             Some("ms" | "int" | "pid" | "port") => ours.is_u64(),

@@ -1,7 +1,5 @@
 //! The differences that are meant.
 
-use std::collections::BTreeSet;
-
 use moltbot_tests::programs::source_root;
 use serde::Deserialize;
 
@@ -29,15 +27,17 @@ impl Accepted {
         json5::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
-    /// Returns the differences that nothing in the list allows.
-    pub(super) fn unlisted(&self, found: &BTreeSet<String>) -> Vec<String> {
-        let unlisted = found.iter().filter(|line| !self.patterns().any(|one| fits(one, line)));
-        unlisted.cloned().collect()
+    /// Returns whether something in the list allows a difference.
+    pub(super) fn allows(&self, difference: &str) -> bool {
+        self.patterns().any(|one| fits(one, difference))
     }
 
     /// Returns the entries that no difference needs.
-    pub(super) fn no_longer_found(&self, found: &BTreeSet<String>) -> Vec<String> {
-        let gone = self.patterns().filter(|one| !found.iter().any(|line| fits(one, line)));
+    pub(super) fn no_longer_found<'a>(
+        &self,
+        found: impl Iterator<Item = &'a String> + Clone,
+    ) -> Vec<String> {
+        let gone = self.patterns().filter(|one| !found.clone().any(|line| fits(one, line)));
         gone.map(str::to_owned).collect()
     }
 

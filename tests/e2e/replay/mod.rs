@@ -9,7 +9,7 @@ mod differences;
 mod scenario;
 mod transcript;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
 use moltbot_tests::{Options, SteeredModel};
@@ -54,17 +54,27 @@ async fn the_answers_are_those_of_the_reference_but_for_the_listed_differences()
     runs.push(("no_model", config(&token, None)));
     runs.push(("password_mode", config(&password, Some(&model))));
 
-    let found: BTreeSet<String> = stream::iter(runs)
+    let found: Vec<_> = stream::iter(runs)
         .map(|(name, config)| async move {
-            Scenario::start(name, Options::with(config)).await.replay().await
+            let differences = Scenario::start(name, Options::with(config)).await.replay().await;
+            (name, differences)
         })
         .buffer_unordered(AT_ONCE)
-        .flat_map(stream::iter)
         .collect()
         .await;
+    let mut scenarios: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, differences) in found {
+        for difference in differences {
+            scenarios.entry(difference).or_default().push(name);
+        }
+    }
     let accepted = Accepted::load();
-    let new = accepted.unlisted(&found);
-    let gone = accepted.no_longer_found(&found);
+    let new: Vec<String> = scenarios
+        .iter()
+        .filter(|(difference, _)| !accepted.allows(difference))
+        .map(|(difference, names)| format!("{difference}    (in {})", names.join(", ")))
+        .collect();
+    let gone = accepted.no_longer_found(scenarios.keys());
     assert!(
         new.is_empty() && gone.is_empty(),
         "differences that are not listed:\n{}\n\nlisted differences that are gone:\n{}",
