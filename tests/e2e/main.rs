@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod contract;
 mod events;
 mod handshake;
 mod ingress;
