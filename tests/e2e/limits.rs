@@ -105,9 +105,7 @@ async fn every_method_survives_parameters_of_every_wrong_type() {
         for params in [json!([]), json!("x"), json!(7), json!(true), json!({ "": {} })] {
             // Some methods do not look at their parameters.
             let Err(error) = client.call(method, params.clone()).await else { continue };
-            let text = error["message"].as_str().unwrap_or_default();
-            assert_eq!(error["code"], "INVALID_REQUEST", "{method} {params}");
-            assert!(text.contains(method) || text.starts_with("unauthorized role"), "{error}");
+            assert_eq!(error["code"], "INVALID_REQUEST", "{method} {params}: {error}");
         }
     }
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());

@@ -1,6 +1,6 @@
 //! Compares a recorded value with ours, placeholders and all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
@@ -91,17 +91,22 @@ impl Bindings {
         path: &str,
         tell: &mut dyn FnMut(&str, String),
     ) {
-        let mut left: Vec<&Value> = ours.iter().collect();
-        for recorded in recorded {
-            let distance = |ours: &&Value| {
-                let mut count = 0;
-                self.clone().compare(recorded, ours, path, &mut |_, _| count += 1);
-                count
-            };
-            let nearest = (0..left.len()).min_by_key(|at| distance(&left[*at]));
-            let Some(nearest) = nearest else { return };
-            let ours = left.remove(nearest);
-            self.compare(recorded, ours, path, tell);
+        let mut pairs = Vec::new();
+        for (one, recorded) in recorded.iter().enumerate() {
+            for (other, ours) in ours.iter().enumerate() {
+                let mut distance = 0;
+                self.clone().compare(recorded, ours, path, &mut |_, _| distance += 1);
+                pairs.push((distance, one, other));
+            }
+        }
+        pairs.sort_unstable();
+        let (mut used, mut taken) = (HashSet::new(), HashSet::new());
+        for (_, one, other) in pairs {
+            if !used.contains(&one) && !taken.contains(&other) {
+                used.insert(one);
+                taken.insert(other);
+                self.compare(&recorded[one], &ours[other], path, tell);
+            }
         }
     }
 
@@ -141,7 +146,7 @@ fn is_name_list(path: &str) -> bool {
 /// Numbers that depend on what happened before the recording.
 fn is_counter(path: &str) -> bool {
     let name = path.rsplit('.').next().unwrap_or(path);
-    matches!(name, "seq" | "presence" | "health" | "ts" | "timestamp")
+    matches!(name, "count" | "health" | "presence" | "seq" | "timestamp" | "ts")
 }
 
 /// Text a model was still saying when the frame was sent: where it was cut

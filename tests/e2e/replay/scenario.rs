@@ -359,6 +359,7 @@ fn kind(frame: &Value) -> String {
         &payload["command"],
         &payload["decision"],
         &payload["role"],
+        &payload["idempotencyKey"],
     ];
     parts.map(|part| part.as_str().unwrap_or_default()).join("/")
 }
