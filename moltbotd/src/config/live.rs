@@ -83,12 +83,6 @@ impl Live {
         self.loaded.load_full()
     }
 
-    /// Returns a variable: of the process, else of the section `env`.
-    #[must_use]
-    pub fn variable(&self, name: &str) -> Option<String> {
-        self.loaded.load().environment.get(name).map(str::to_owned)
-    }
-
     /// Returns why the file is not what is in force, if it is not.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {

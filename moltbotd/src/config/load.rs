@@ -45,9 +45,6 @@ pub struct Loaded {
     pub resolved: Value,
     /// What it means; defaults where it is invalid.
     pub config: Config,
-    /// Variables of the process, and those of `env` where the process has
-    /// none.
-    pub environment: Environment,
     /// Why it is invalid.
     pub issues: Vec<Issue>,
     /// What is odd.
@@ -79,7 +76,8 @@ impl Source {
             Report { issues: std::mem::take(&mut documents.issues), ..Report::default() };
         let environment = self.environment.clone().or(&variables(&resolved));
         substitute(&mut resolved, &Path::default(), &environment, &mut report.issues);
-        let config = typed(&resolved, &mut report);
+        let mut config = typed(&resolved, &mut report);
+        config.variables = environment;
         check::all(&config, &resolved, &mut report.issues);
         report.suggest();
         for issue in report.issues.iter_mut().chain(&mut report.warnings) {
@@ -94,7 +92,6 @@ impl Source {
             parsed,
             resolved,
             config,
-            environment,
             issues: report.issues,
             warnings: report.warnings,
             narrowed: documents.narrowed,
@@ -219,6 +216,7 @@ fn typed(root: &Value, report: &mut Report) -> Config {
             .filter(|(name, _)| OTHER_SECTIONS.iter().any(|(known, _)| known == name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
+        variables: Environment::default(),
     };
     let is_typed = |name: &str| known::TYPED.contains(&name) || config.other.contains_key(name);
     let unknown = root.keys().filter(|name| !is_typed(name) && *name != "$schema");
@@ -451,7 +449,7 @@ mod tests {
         assert_eq!(loaded.config.gateway.auth.token.as_deref(), Some("v-d-process"));
         let prefix = loaded.config.messages.response_prefix.as_deref();
         assert_eq!(prefix, Some("${DIRECT} ${lower} $5 ${"));
-        assert_eq!(loaded.environment.get("DIRECT"), Some("d"));
+        assert_eq!(loaded.config.variable("DIRECT"), Some("d"));
         let missing = load("{ ui: { assistant: { name: '${NO_SUCH}' } } }");
         assert_eq!(
             shown(&missing.issues),

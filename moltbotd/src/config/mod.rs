@@ -41,6 +41,7 @@ pub use self::{
     secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},
     session::{DmScope, ResetMode, Session},
 };
+use crate::environment::Environment;
 
 /// Everything the configuration file can say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -67,9 +68,18 @@ pub struct Config {
     /// Sections that are kept as they are.
     #[serde(flatten)]
     pub other: BTreeMap<String, Value>,
+    /// Variables of the process, and those of `env` where it has none.
+    #[serde(skip)]
+    pub variables: Environment,
 }
 
 impl Config {
+    /// Returns a variable of the process, else of the section `env`.
+    #[must_use]
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name)
+    }
+
     /// Returns a section that is kept as it is.
     #[must_use]
     pub fn section(&self, name: &str) -> Option<&Value> {

@@ -69,18 +69,14 @@ struct Telegram {
 }
 
 fn present(config: &Config) -> bool {
-    config.channels.contains_key(ENTRY.id) || env_token().is_some()
-}
-
-fn env_token() -> Option<String> {
-    std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty())
+    config.channels.contains_key(ENTRY.id) || config.variable(TOKEN_VARIABLE).is_some()
 }
 
 fn accounts(config: &Config, paths: &Paths) -> Vec<Account> {
     let section = config.channels.get(ENTRY.id).cloned().unwrap_or_default();
     let shared = Shared::of(config, paths);
     let mut owners: HashMap<Secret, String> = HashMap::new();
-    config::accounts(&section, env_token().as_deref())
+    config::accounts(&section, config.variable(TOKEN_VARIABLE))
         .into_iter()
         .map(|account| {
             let token = account.token.clone().and_then(|token| {
