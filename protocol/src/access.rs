@@ -113,6 +113,18 @@ impl Scopes {
         })
     }
 
+    /// Returns what both sets allow: a wide scope of one meets the narrow ones
+    /// of the other.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let mut both = Self::default();
+        for (one, two) in [(self, other), (other, self)] {
+            let held = one.0.iter().filter(|name| two.covers(&Self(vec![(*name).clone()])));
+            both.extend(&Self(held.cloned().collect()));
+        }
+        both
+    }
+
     /// Adds the scopes of `other` that are not listed yet.
     pub fn extend(&mut self, other: &Self) {
         for name in &other.0 {
@@ -165,6 +177,16 @@ mod tests {
         assert!(!Scope::ALL.into_iter().any(|scope| scopes.holds(scope)));
         assert!(scopes.covers(&scopes));
         assert!(!Scopes::of(&[Scope::Read]).covers(&scopes));
+    }
+
+    #[test]
+    fn two_sets_meet_in_what_both_allow() {
+        let all = Scopes::of(&[Scope::Admin, Scope::Pairing]);
+        let read = Scopes::of(&[Scope::Read]);
+        assert_eq!(all.meet(&read), read);
+        assert_eq!(read.meet(&all), read);
+        assert_eq!(Scopes::of(&[Scope::Write]).meet(&read), read);
+        assert_eq!(Scopes::of(&[Scope::Pairing]).meet(&read), Scopes::default());
     }
 
     #[test]

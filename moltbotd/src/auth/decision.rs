@@ -287,8 +287,7 @@ impl Auth {
         if requested.0.is_empty() {
             return ceiling;
         }
-        let held = requested.0.iter().filter(|name| ceiling.covers(&Scopes(vec![(*name).clone()])));
-        Scopes(held.cloned().collect())
+        requested.meet(&ceiling)
     }
 
     async fn check_pairing(
