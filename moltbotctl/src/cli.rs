@@ -13,7 +13,21 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.
 
 The gateway is found in this order: --url, MOLTBOT_GATEWAY_URL, gateway.remote.url when gateway.mode
 is remote, the control socket of the profile, the configured port on this host. `moltbotctl where`
-shows what won and why.";
+shows what won and why.
+
+Environment: MOLTBOT_GATEWAY_URL, MOLTBOT_GATEWAY_TOKEN, MOLTBOT_GATEWAY_PASSWORD,
+MOLTBOT_GATEWAY_PORT, MOLTBOT_PROFILE, MOLTBOT_STATE_DIR, MOLTBOT_CONFIG_PATH (or CLAWDBOT_…),
+NO_COLOR. The device key of this client is client/device.json in the state folder.";
+
+const NODE_FILES: &str = "The node's device key (device.json), name (node.json) and rules
+(exec-approvals.json) are in the folder node of the state folder. The rules are for one agent or
+for all (\"*\"):
+
+  { \"version\": 1, \"agents\": { \"*\": { \"security\": \"allowlist\", \"ask\": \"on-miss\",
+    \"allowlist\": [ { \"pattern\": \"/usr/bin/git\" }, { \"pattern\": \"~/bin/*\" } ] } } }
+
+A pattern is matched against the whole path of the program: * within a folder, ** across folders.
+A shell's script runs when every program in it is allowed and nothing in it is uncertain.";
 
 /// Controls a running Moltbot gateway, and hosts a headless node.
 #[derive(Debug, Parser)]
@@ -262,5 +276,6 @@ pub enum ConfigCommand {
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Lend this host's shell to the gateway, in the foreground
+    #[command(after_help = NODE_FILES)]
     Run(crate::node::NodeArgs),
 }

@@ -36,6 +36,8 @@ use crate::{
 
 /// How long the gateway may take to send its challenge; older ones send none.
 const CHALLENGE_WAIT: Duration = Duration::from_millis(750);
+/// However long connecting took, a call gets this much.
+const SHORTEST_CALL: Duration = Duration::from_millis(100);
 /// Orders waiting for the socket; a caller waits when it is full.
 const ORDERS: usize = 64;
 /// Events a subscriber may be behind before it loses the oldest.
@@ -66,7 +68,7 @@ pub struct Options {
     pub keyring: Option<Keyring>,
     /// Allows credentials over plain TCP to another host.
     pub insecure: bool,
-    /// How long connecting and each call may take.
+    /// How long connecting and a call together may take.
     pub timeout: Duration,
 }
 
@@ -128,7 +130,8 @@ impl Client {
     /// # Errors
     /// When nobody answers, or the gateway does not let this client in.
     pub async fn connect(target: &Target, options: &Options) -> Result<Self, Error> {
-        let deadline = Instant::now() + options.timeout;
+        let started = Instant::now();
+        let deadline = started + options.timeout;
         let connecting = connect(target, options);
         let (socket, hello) = timeout_at(deadline, connecting)
             .await
@@ -150,7 +153,9 @@ impl Client {
             let _ = closed_tx.send(Some(how));
         });
         let early = Arc::new(Mutex::new(Some(early)));
-        Ok(Self { orders, events, early, closed, hello: hello.into(), timeout: options.timeout })
+        // What connecting took is not there for the first call.
+        let timeout = options.timeout.saturating_sub(started.elapsed()).max(SHORTEST_CALL);
+        Ok(Self { orders, events, early, closed, hello: hello.into(), timeout })
     }
 
     /// Returns the answer to `connect`.

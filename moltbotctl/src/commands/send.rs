@@ -17,7 +17,7 @@ pub struct SendArgs {
     /// The message
     #[arg(short, long, value_name = "TEXT")]
     pub message: String,
-    /// Address or path of a picture or document
+    /// Address of a picture or document, or its path on the gateway's host
     #[arg(long, value_name = "URL")]
     pub media: Option<String>,
     /// Account of the channel

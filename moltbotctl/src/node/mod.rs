@@ -11,18 +11,21 @@ mod programs;
 mod settings;
 mod system_run;
 
-use std::{sync::Arc, time::Duration};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use clap::Args;
 use moltbot_protocol::{Role, Scopes, Text};
+use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     address::WebAddress,
     client::{Client, Options},
     config::LocalConfig,
-    context::Context,
+    context::{Context, helped},
     error::Error,
+    files,
     identity::Keyring,
     target::Target,
 };
@@ -78,6 +81,7 @@ pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
         cx.flags.url = Some(web.key());
     }
     let folder = cx.paths.node_dir();
+    let _lock = lock(&folder)?;
     let settings = settings::load(&folder, args.node_id.as_deref(), args.display_name.as_deref())?;
     let fallback = Fallback { security: args.exec_security, ask: args.exec_ask };
     let approvals = Approvals::new(folder.join("exec-approvals.json"), fallback);
@@ -107,6 +111,19 @@ pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
     };
     host.stop().await;
     result
+}
+
+/// Two nodes with one key would take each other's calls.
+fn lock(folder: &Path) -> anyhow::Result<Flock<File>> {
+    let path = folder.join("lock");
+    files::create(&path, "")?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+        helped(
+            format!("another node host runs with {}", folder.display()),
+            "stop it, or give this one its own state: moltbotctl node run --state-dir DIR",
+        )
+    })
 }
 
 async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> anyhow::Result<()> {
