@@ -14,6 +14,8 @@ pub mod npm;
 pub mod ports;
 pub mod programs;
 pub mod steered_model;
+pub mod telegram;
+pub mod telegram_front;
 
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ pub use self::{
     daemon::{Daemon, Options},
     device::{Device, Version},
     steered_model::SteeredModel,
+    telegram::Telegram,
 };
 
 /// How long a test waits for something that must happen. Long on purpose: it

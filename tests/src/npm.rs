@@ -19,9 +19,29 @@ pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_NODE_MODULES";
 pub fn script(path: &str, home: &Path) -> Command {
     let script = folder().join(path);
     assert!(script.is_file(), "{} is missing; tests/run installs it", script.display());
+    let mut command = prepared(home);
+    command.arg(script);
+    command
+}
+
+/// Returns a command that runs a program of a few lines, which may require the
+/// packages.
+///
+/// # Panics
+///
+/// When the packages are not installed: `tests/run` does that.
+#[must_use]
+pub fn program(code: &str, home: &Path) -> Command {
+    let folder = folder();
+    assert!(folder.is_dir(), "{} is missing; tests/run installs it", folder.display());
+    let mut command = prepared(home);
+    command.env("NODE_PATH", folder).args(["--eval", code]);
+    command
+}
+
+fn prepared(home: &Path) -> Command {
     let mut command = Command::new(node());
     command
-        .arg(script)
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
         .env("HOME", home)
