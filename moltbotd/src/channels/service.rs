@@ -88,11 +88,18 @@ impl Channels {
         let wake = waker(&wakers);
         let intake =
             Intake::new(store.clone(), inbound, tasks.clone(), stop.clone(), Arc::clone(&wake));
+        // Accounts are known before they run, so that calls that come first are
+        // answered truly.
+        let running: Vec<_> = wanted(&config, &paths)
+            .into_iter()
+            .map(|(entry, account)| Arc::new(Running::new(entry, account)))
+            .collect();
+        *locked(&wakers) = running.iter().map(|running| Arc::clone(&running.wake)).collect();
         Arc::new(Self {
             config,
             store,
             paths,
-            running: Mutex::default(),
+            running: Mutex::new(running),
             reloading: tokio::sync::Mutex::new(()),
             left_over: Mutex::default(),
             intake,
@@ -137,35 +144,28 @@ impl Channels {
     /// changed and starts what is new, and leaves the others alone.
     pub async fn reload(self: &Arc<Self>) {
         let _guard = self.reloading.lock().await;
-        let config = self.config.get();
-        let mut wanted = Vec::new();
-        for entry in ALL.iter().filter(|entry| (entry.present)(&config)) {
-            for account in (entry.accounts)(&config, &self.paths) {
-                wanted.push((entry, account));
-            }
-        }
-        let mut old = std::mem::take(&mut *locked(&self.running));
+        let mut old = locked(&self.running).clone();
         let mut next = Vec::new();
-        for (entry, account) in wanted {
+        for (entry, account) in wanted(&self.config, &self.paths) {
             let same = old.iter().position(|running| {
                 running.entry.id == entry.id
                     && running.account.id == account.id
                     && running.account.seed == account.seed
             });
             next.push(match same {
-                Some(index) => (old.swap_remove(index), false),
-                None => (Arc::new(Running::new(entry, account)), true),
+                Some(index) => old.swap_remove(index),
+                None => Arc::new(Running::new(entry, account)),
             });
         }
+        *locked(&self.wakers) = next.iter().map(|running| Arc::clone(&running.wake)).collect();
+        locked(&self.running).clone_from(&next);
         // The old poller is gone before the new one begins: a service lets only
         // one of them ask.
         futures_util::future::join_all(old.iter().map(|running| running.stop())).await;
-        *locked(&self.running) = next.iter().map(|(running, _)| Arc::clone(running)).collect();
-        *locked(&self.wakers) = next.iter().map(|(running, _)| Arc::clone(&running.wake)).collect();
         if self.stop.is_cancelled() {
             return;
         }
-        for (running, _) in next.iter().filter(|(_, new)| *new) {
+        for running in &next {
             self.launch(running);
         }
     }
@@ -292,7 +292,11 @@ impl Channels {
         self.accounts_of(channel).into_iter().find(|running| running.account.id == account)
     }
 
+    /// Starts an account that does not run yet.
     fn launch(self: &Arc<Self>, running: &Arc<Running>) {
+        if !locked(&running.tasks).is_empty() {
+            return;
+        }
         let Some(driver) = running.ready() else { return };
         let sender = Sender {
             channel: running.entry.id,
@@ -592,6 +596,15 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     // Without random bytes there is no jitter, which is no harm.
     let _ = getrandom::fill(&mut byte);
     pause.mul_f64(1.0 + f64::from(byte[0]) / 1024.0)
+}
+
+/// Reads every account that is configured.
+fn wanted(config: &Live, paths: &Paths) -> Vec<(&'static Entry, Account)> {
+    let config = config.get();
+    ALL.iter()
+        .filter(|entry| (entry.present)(&config))
+        .flat_map(|entry| (entry.accounts)(&config, paths).into_iter().map(move |it| (entry, it)))
+        .collect()
 }
 
 fn welcome(row: &PairingRow) -> NewMessage {

@@ -5,7 +5,7 @@
 //! leniently and never in full into a log, and no error shows the address,
 //! which contains the token.
 
-use std::{error::Error as _, fmt::Debug, path::PathBuf, time::Duration};
+use std::{error::Error as _, fmt::Debug, path::PathBuf, sync::OnceLock, time::Duration};
 
 use async_trait::async_trait;
 use frankenstein::{AsyncTelegramApi, response::MethodResponse, types::MessageId};
@@ -24,7 +24,8 @@ const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 /// One bot at one server.
 #[derive(Clone, Debug)]
 pub(super) struct Api {
-    client: Client,
+    client: OnceLock<Client>,
+    proxy: Option<reqwest::Proxy>,
     root: String,
     token: Secret,
     timeout: Duration,
@@ -72,29 +73,38 @@ struct RefusalParameters {
 }
 
 impl Api {
-    /// Prepares a client; nothing is connected yet.
+    /// Takes the settings; nothing is connected yet.
     pub(super) fn new(settings: &Settings, token: Secret) -> Result<Self, String> {
-        // The first one wins; later ones are the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("moltbotd/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .redirect(reqwest::redirect::Policy::none());
-        if let Some(proxy) = &settings.proxy {
-            let proxy = reqwest::Proxy::all(proxy.as_str())
-                .map_err(|_| "channels.telegram.proxy is not an address".to_owned())?;
-            builder = builder.proxy(proxy);
-        }
-        let client = builder
-            .build()
-            .map_err(|error| format!("cannot prepare HTTPS: {}", describe(error)))?;
+        let proxy = settings.proxy.as_deref().map(reqwest::Proxy::all).transpose();
+        let proxy = proxy.map_err(|_| "channels.telegram.proxy is not an address".to_owned())?;
         let root = settings.api_root.trim_end_matches('/').to_owned();
         if !root.starts_with("https://") && !root.starts_with("http://") {
             return Err(format!(
                 "channels.telegram.apiRoot must start with https:// or http://, not {root:?}"
             ));
         }
-        Ok(Self { client, root, token, timeout: settings.timeout() })
+        Ok(Self { client: OnceLock::new(), proxy, root, token, timeout: settings.timeout() })
+    }
+
+    /// Returns the HTTP client. It is made when first used, because reading the
+    /// system's certificates takes longer than the rest of the daemon's start.
+    fn client(&self) -> Result<&Client, ApiError> {
+        if let Some(client) = self.client.get() {
+            return Ok(client);
+        }
+        // The first one wins; later ones are the same.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            .user_agent(concat!("moltbotd/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(proxy) = &self.proxy {
+            builder = builder.proxy(proxy.clone());
+        }
+        let client = builder
+            .build()
+            .map_err(|error| ApiError::NotSent(format!("no HTTPS: {}", describe(error))))?;
+        Ok(self.client.get_or_init(|| client))
     }
 
     /// Calls a method with its own deadline.
@@ -108,7 +118,7 @@ impl Api {
         P: Serialize + Sync,
         T: DeserializeOwned,
     {
-        let mut request = self.client.post(self.address(method)).timeout(timeout);
+        let mut request = self.client()?.post(self.address(method)).timeout(timeout);
         if let Some(params) = params {
             request = request.json(params);
         }
@@ -154,7 +164,7 @@ impl Api {
         }
         let address = format!("{}/file/bot{}/{file_path}", self.root, self.token.0);
         let mut response =
-            self.client.get(address).timeout(TRANSFER_TIMEOUT).send().await.map_err(failure)?;
+            self.client()?.get(address).timeout(TRANSFER_TIMEOUT).send().await.map_err(failure)?;
         if !response.status().is_success() {
             let code = u64::from(response.status().as_u16());
             let description = "the file cannot be fetched".into();
@@ -215,7 +225,7 @@ impl AsyncTelegramApi for Api {
         for (field, path) in files {
             form = form.part(field.to_owned(), part(path).await?);
         }
-        let request = self.client.post(self.address(method)).timeout(TRANSFER_TIMEOUT);
+        let request = self.client()?.post(self.address(method)).timeout(TRANSFER_TIMEOUT);
         decode(request.multipart(form).send().await.map_err(failure)?).await
     }
 }
