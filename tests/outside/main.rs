@@ -6,3 +6,4 @@
 mod foreign;
 mod reference_clients;
 mod reference_gateway;
+mod telegram;
