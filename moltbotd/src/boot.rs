@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use moltbot_protocol::events::system::{Shutdown, Tick};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,6 +32,7 @@ use crate::{
     presence::Presence,
     private,
     providers::Models,
+    reload,
     rpc::Dedupe,
     sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
@@ -168,7 +169,14 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
-    until_stopped(&start.stop, start.reload, &shared.gateway.channels).await;
+    background.spawn(reload::follow(
+        start.reload,
+        Arc::clone(&start.config),
+        start.logs.clone(),
+        start.stop.clone(),
+    ));
+    background.spawn(follow_changes(&shared, start.config.changes()));
+    start.stop.cancelled().await;
     supervisor::stopping("telling clients, finishing what is under way");
     background.abort_all();
     if let Some(watchdog) = watchdog {
@@ -295,15 +303,15 @@ fn watch(
     }
 }
 
-async fn until_stopped(
-    stop: &CancellationToken,
-    mut reload: mpsc::Receiver<()>,
-    channels: &Arc<Channels>,
-) {
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            Some(()) = reload.recv() => channels.reload().await,
+/// Starts anew what a changed configuration concerns.
+fn follow_changes(
+    shared: &Shared,
+    mut changes: watch::Receiver<u64>,
+) -> impl Future<Output = ()> + use<> {
+    let channels = Arc::clone(&shared.gateway.channels);
+    async move {
+        while changes.changed().await.is_ok() {
+            channels.reload().await;
         }
     }
 }

@@ -199,7 +199,8 @@ impl Health {
     #[must_use]
     pub fn degraded(&self) -> Option<Vec<String>> {
         let disk = self.parts.store.trouble().map(|reason| format!("disk: {reason}"));
-        let found: Vec<String> = disk.into_iter().collect();
+        let config = self.parts.config.degraded().map(|reason| format!("configuration: {reason}"));
+        let found: Vec<String> = disk.into_iter().chain(config).collect();
         (!found.is_empty()).then_some(found)
     }
 

@@ -12,7 +12,7 @@
 //! A module may use what stands below it, never what stands above:
 //!
 //! ```text
-//! main · boot · cli
+//! main · boot · reload · cli
 //! net                 methods
 //!         gateway
 //! agent · sessions · channels · nodes · presence · health
@@ -42,6 +42,7 @@ pub mod paths;
 pub mod presence;
 pub mod private;
 pub mod providers;
+pub mod reload;
 pub mod rpc;
 pub mod sessions;
 pub mod shutdown;

@@ -60,6 +60,7 @@ pub enum LogFormat {
 pub struct Logs {
     filter: reload::Handle<Targets, Registry>,
     file: PathBuf,
+    pinned: bool,
 }
 
 /// Why logs cannot start.
@@ -93,11 +94,20 @@ impl Logs {
             .with(lines)
             .try_init()
             .map_err(|_| LoggingError::Twice)?;
-        Ok(Self { filter: handle, file: file.into() })
+        Ok(Self { filter: handle, file: file.into(), pinned: false })
     }
 
-    /// Changes how much is logged.
+    /// Keeps the level: it was given on the command line.
+    #[must_use]
+    pub fn pinned(self) -> Self {
+        Self { pinned: true, ..self }
+    }
+
+    /// Changes how much is logged, unless that is pinned.
     pub fn set_level(&self, level: LevelFilter) {
+        if self.pinned {
+            return;
+        }
         // Fails only when the process has no logs any more.
         let _ = self.filter.reload(targets(level));
     }

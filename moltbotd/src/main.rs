@@ -1,86 +1,183 @@
-//! The daemon's entry point: flags, paths, configuration, locks, logs, run.
+//! The daemon's entry point: flags, configuration, locks, logs, run, exit
+//! code.
+//!
+//! Logs start once the locks are held, because the log file belongs to the
+//! gateway that holds them. What goes wrong before is told on standard error.
 
-use std::{io::Write as _, process::ExitCode, sync::Arc};
+use std::{
+    io::{self, Write as _},
+    panic,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Parser as _;
 use moltbotd::{
     boot::{self, Failure, Start},
     cli::Cli,
-    config::{AuthSecrets, Config, GivenToken, Live, SecretsError},
+    config::{AuthSecrets, GivenToken, Live, Loaded, SecretsError, Source},
     environment::Environment,
     lock::Guards,
-    logging::Logs,
+    logging::{LoggingError, Logs},
     paths::{Paths, UserFolders},
+    private::Narrowed,
     shutdown,
 };
+use nix::sys::stat::{Mode, umask};
+use tokio::runtime::{Builder, Runtime};
+use tracing::{error, info, warn};
 
 const USAGE: u8 = 64;
+const MOST_WORKERS: usize = 4;
+/// More work that blocks waits in the runtime's queue.
+const MOST_BLOCKING_THREADS: usize = 64;
+/// How long blocking work may hold up the exit once everything is drained.
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
+            // Nothing can be done about a closed standard output.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
-    match run(&cli) {
+    // Also covers files that libraries create.
+    umask(Mode::from_bits_truncate(0o077));
+    let prepared = match prepare(&cli) {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "moltbotd: {failure}");
+            return failure.exit_code().into();
+        }
+    };
+    match serve(prepared) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // Logs may not run yet, so the reason goes where it can be seen.
-            let _ = writeln!(std::io::stderr(), "moltbotd: {failure}");
-            ExitCode::from(failure.exit_code())
+            error!(error = %failure, code = failure.exit_code(), "stopped");
+            failure.exit_code().into()
         }
     }
 }
 
-fn run(cli: &Cli) -> Result<(), Failure> {
+/// What is needed before anything runs.
+struct Prepared {
+    paths: Paths,
+    config: Live,
+    secrets: AuthSecrets,
+    port: u16,
+    bind: moltbotd::config::Bind,
+    logs: Logs,
+    locks: Guards,
+}
+
+fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let environment = Environment::current();
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
-    let config = read_config(&paths)?;
-    let port = cli.port(&environment, &config).map_err(Failure::Usage)?;
-    let bind = cli.bind(&config);
-    paths.create()?;
-    let locks = Guards::acquire(&paths)?;
-    let level = cli.log.unwrap_or(config.logging.level).filter();
-    let profile = paths.profile_name();
-    let logs = Logs::start(cli.log_format, level, &paths.log_file(), profile, &environment)
-        .context("cannot start logs")?;
-    let given = GivenToken { token: cli.token.clone(), file: cli.token_file.clone() };
-    let secrets = AuthSecrets::resolve(&given, &config, &environment, &paths).map_err(unsafe_)?;
-    secrets.check(bind, &config).map_err(unsafe_)?;
-    let workers = std::thread::available_parallelism().map_or(2, |cores| cores.get().min(4));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
-        .enable_all()
-        .build()
-        .context("cannot start threads")?;
-    runtime.block_on(async {
-        let signals = shutdown::signals().context("cannot listen for signals")?;
-        let config = Arc::new(Live::new(config));
-        let (stop, reload) = (signals.stop, signals.reload);
-        boot::run(Start { paths, config, secrets, port, bind, logs, stop, reload, locks }).await
-    })
-}
-
-fn read_config(paths: &Paths) -> Result<Config, Failure> {
-    let path = &paths.config_file;
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
-        Err(error) => {
-            return Err(Failure::Config(format!("cannot read {}: {error}", path.display())));
-        }
+    let source = Source {
+        file: paths.config_file.clone(),
+        must_exist: cli.config.is_some(),
+        environment: environment.clone(),
     };
-    json5::from_str(&text).map_err(|error| Failure::Config(format!("{}: {error}", path.display())))
+    let loaded = valid(source.load())?;
+    let port = cli.port(&environment, &loaded.config).map_err(Failure::Usage)?;
+    let bind = cli.bind(&loaded.config);
+
+    let mut narrowed = paths.create()?;
+    let locks = Guards::acquire(&paths)?;
+    let given = GivenToken { token: cli.token.clone(), file: cli.token_file.clone() };
+    let secrets = AuthSecrets::resolve(&given, &loaded.config, &loaded.config.variables, &paths)
+        .map_err(refusal)?;
+    secrets.check(bind, &loaded.config).map_err(refusal)?;
+    let logs = start_logs(cli, &loaded, &paths, &environment)?;
+    panic::set_hook(Box::new(|panic| error!(%panic, "panic")));
+    narrowed.extend(loaded.narrowed.iter().cloned());
+    report(&loaded, &narrowed);
+    let config = Live::of(source, loaded);
+    Ok(Prepared { paths, config, secrets, port, bind, logs, locks })
 }
 
-fn unsafe_(error: SecretsError) -> Failure {
+fn valid(loaded: Loaded) -> Result<Loaded, Failure> {
+    if loaded.is_valid() {
+        return Ok(loaded);
+    }
+    let issues: Vec<_> = loaded.issues.iter().map(ToString::to_string).collect();
+    let text = issues.join("\n");
+    Err(if loaded.refused { Failure::Refused(text) } else { Failure::Config(text) })
+}
+
+fn refusal(error: SecretsError) -> Failure {
     match error {
         SecretsError::Refused(text) => Failure::Refused(text),
-        other => Failure::Other(other.into()),
+        SecretsError::File(error) => error.into(),
+        SecretsError::Io { .. } => Failure::Other(error.into()),
     }
+}
+
+fn start_logs(
+    cli: &Cli,
+    loaded: &Loaded,
+    paths: &Paths,
+    environment: &Environment,
+) -> Result<Logs, Failure> {
+    let level = cli.log.unwrap_or(loaded.config.logging.level).filter();
+    let file = paths.log_file();
+    Logs::start(cli.log_format, level, &file, paths.profile_name(), environment)
+        .map(|logs| if cli.log.is_some() { logs.pinned() } else { logs })
+        .map_err(|error| match error {
+            LoggingError::File(error) => error.into(),
+            error => Failure::Other(error.into()),
+        })
+}
+
+fn report(loaded: &Loaded, narrowed: &Narrowed) {
+    for (path, mode) in narrowed {
+        let (path, mode) = (path.display(), format!("{mode:04o}"));
+        warn!(%path, mode, "others could get at this, so its mode was narrowed");
+    }
+    for warning in &loaded.warnings {
+        warn!(%warning, "configuration");
+    }
+}
+
+fn serve(prepared: Prepared) -> Result<(), Failure> {
+    let Prepared { paths, config, secrets, port, bind, logs, locks } = prepared;
+    let runtime = runtime()?;
+    let version = env!("CARGO_PKG_VERSION");
+    info!(version, profile = paths.profile_name(), state = %paths.state_dir.display(), "starting");
+    let ended = runtime.block_on(async {
+        let signals = shutdown::signals().context("cannot listen for signals")?;
+        boot::run(Start {
+            paths,
+            config: Arc::new(config),
+            secrets,
+            port,
+            bind,
+            logs,
+            stop: signals.stop,
+            reload: signals.reload,
+            locks,
+        })
+        .await
+    });
+    runtime.shutdown_timeout(LAST_WAIT);
+    ended
+}
+
+fn runtime() -> Result<Runtime, Failure> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(cores.min(MOST_WORKERS))
+        .max_blocking_threads(MOST_BLOCKING_THREADS)
+        .thread_name("moltbotd")
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    Ok(runtime)
 }

@@ -10,6 +10,7 @@ mod handshake;
 mod ingress;
 mod layers;
 mod limits;
+mod models;
 mod pairing;
 mod paths;
 mod replay;

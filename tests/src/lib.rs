@@ -10,6 +10,7 @@ pub mod client;
 pub mod ctl;
 pub mod daemon;
 pub mod device;
+pub mod model_server;
 pub mod npm;
 pub mod ports;
 pub mod programs;

@@ -21,6 +21,7 @@ pub trait Provider: Send + Sync + 'static {
 pub struct Models {
     config: Arc<config::Live>,
     built_in: Vec<(ModelInfo, Arc<dyn Provider>)>,
+    hosted: hosted::Hosted,
 }
 
 impl Models {
@@ -28,7 +29,8 @@ impl Models {
     #[must_use]
     pub fn new(config: Arc<config::Live>) -> Self {
         let echo: Arc<dyn Provider> = Arc::new(echo::Echo);
-        Self { config, built_in: vec![(echo::info(), echo)] }
+        let hosted = hosted::Hosted::default();
+        Self { config, built_in: vec![(echo::info(), echo)], hosted }
     }
 
     /// Adds a model that needs no configuration.
@@ -40,11 +42,14 @@ impl Models {
 
     /// Finds a model.
     pub fn find(&self, model: &ModelRef) -> Result<Arc<dyn Provider>, ProviderError> {
-        self.built_in
-            .iter()
-            .find(|(info, _)| info.model == *model)
-            .map(|(_, provider)| Arc::clone(provider))
-            .ok_or_else(|| ProviderError::Unknown(format!("unknown model: {model}")))
+        let built_in = self.built_in.iter().find(|(info, _)| info.model == *model);
+        if let Some((_, provider)) = built_in {
+            return Ok(Arc::clone(provider));
+        }
+        if model.provider == echo::model().provider {
+            return Err(ProviderError::Unknown(format!("unknown model: {model}")));
+        }
+        self.hosted.find(&self.config.get(), model)
     }
 
     /// Describes every model, by provider and then by name.

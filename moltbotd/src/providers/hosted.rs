@@ -1,1 +1,0 @@
-//! Hosted and local model servers, through genai.
