@@ -221,6 +221,7 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
         system_events: Arc::clone(&system_events),
         tracker: tasks.clone(),
         stop: start.stop.clone(),
+        grace: DRAIN / 2,
     });
     let gateway = Gateway {
         started,

@@ -56,8 +56,6 @@ use crate::{
 /// Runs accepted and not ended. Callers beyond it are refused; messages of
 /// channels wait, safe in the inbox.
 const OPEN_RUNS: usize = 1024;
-/// How long a run may go on when the daemon stops.
-const GRACE: Duration = Duration::from_secs(5);
 /// How long a run's result answers calls that repeat its key.
 const KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
@@ -84,6 +82,8 @@ pub struct Parts {
     /// Cancelled when the daemon stops: runs are left as they are and taken up
     /// again by the next start.
     pub stop: CancellationToken,
+    /// How long runs under way may go on after that.
+    pub grace: Duration,
 }
 
 /// The agent.
@@ -390,7 +390,7 @@ impl Agent {
         let stop = &self.parts.stop;
         let leaving = async {
             stop.cancelled().await;
-            tokio::time::sleep(GRACE).await;
+            tokio::time::sleep(self.parts.grace).await;
         };
         // A run that is left open has no end to tell: it will be taken up.
         unfinished.tell = tokio::select! {

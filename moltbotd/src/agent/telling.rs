@@ -293,3 +293,72 @@ fn cut_result(text: &str) -> String {
     }
     text.chars().take(RESULT_CHARS).chain("\n…(truncated)…".chars()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::VecDeque, sync::Arc};
+
+    use moltbot_protocol::{Role, Scope, Scopes};
+
+    use super::*;
+    use crate::{auth::Caller, bus::Outbox};
+
+    fn listener(bus: &Bus) -> Arc<Outbox> {
+        let client = json!({"id": "cli", "version": "1", "platform": "linux", "mode": "cli"});
+        let caller = Caller {
+            conn_id: "op".into(),
+            role: Role::Operator,
+            scopes: Scopes::of(&[Scope::Admin]),
+            client: serde_json::from_value(client).unwrap(),
+            device_id: None,
+            remote_ip: None,
+        };
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        bus.attach(Arc::new(caller), Arc::clone(&outbox));
+        outbox
+    }
+
+    fn run() -> Run {
+        Run::new("k".into(), "k".into(), "agent:main:main".into(), "main".into(), 0)
+    }
+
+    async fn chats(outbox: &Outbox) -> Vec<Value> {
+        let mut frames = VecDeque::new();
+        outbox.take(&mut frames).await;
+        let frames = frames.iter().map(|frame| serde_json::from_str(frame).unwrap());
+        frames.filter(|frame: &Value| frame["event"] == "chat").collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn chat_windows_get_the_text_at_most_every_150_ms() {
+        let bus = Bus::default();
+        let outbox = listener(&bus);
+        let run = run();
+        for _ in 0..10 {
+            run.tell_text(&bus, "ab");
+            tokio::time::advance(Duration::from_millis(50)).await;
+        }
+        run.tell_end(&bus, 0);
+        let chats = chats(&outbox).await;
+        let lengths: Vec<_> =
+            chats.iter().map(|chat| message::text(&chat["payload"]["message"]).len()).collect();
+        assert_eq!(lengths, [2, 8, 14, 20, 20]);
+        assert_eq!(chats[4]["payload"]["state"], "final");
+        assert_eq!(chats[4]["payload"]["seq"], 11);
+    }
+
+    #[tokio::test]
+    async fn a_long_reason_is_cut_for_chat_windows() {
+        let bus = Bus::default();
+        let outbox = listener(&bus);
+        run().tell_error(&bus, &"x".repeat(300), 0);
+        let chats = chats(&outbox).await;
+        let text = chats[0]["payload"]["errorMessage"].as_str().unwrap();
+        assert_eq!(text.len(), ERROR_CHARS + 3);
+    }
+
+    #[test]
+    fn a_text_that_starts_or_ends_with_the_word_is_silent() {
+        assert!(is_silent(" NO_REPLY ") && is_silent("Done. NO_REPLY") && !is_silent("Done."));
+    }
+}

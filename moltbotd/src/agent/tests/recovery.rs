@@ -1,0 +1,83 @@
+//! What a stop of the daemon leaves, and how it is taken up.
+
+use super::*;
+use crate::store::RunState;
+
+/// Ends a world as a crash does: its tasks stop where they are.
+async fn crash(world: World) -> Arc<TempDir> {
+    let folder = Arc::clone(&world.folder);
+    world.stop.cancel();
+    world.settled().await;
+    folder
+}
+
+#[tokio::test]
+async fn a_run_that_was_under_way_is_answered_after_a_restart() {
+    let mut world = World::new(Script::of([vec![Step::Say("Half"), Step::Hang]]));
+    drop(world.send("k1", "hi").await);
+    drop(world.send("k2", "and this").await);
+    world.told_until("chat k1#2 delta Half").await;
+    let folder = crash(world).await;
+
+    let script = Script::of([vec![Step::Say("Whole")], vec![Step::Say("That")]]);
+    let world = World::at(folder, script, Arc::default());
+    assert_eq!(world.agent.resume().await.unwrap(), 2);
+    world.settled().await;
+    assert_eq!(
+        world.transcript("agent:main:main").await,
+        ["user: hi", "assistant: Whole", "user: and this", "assistant: That"]
+    );
+    assert_eq!(world.run("k2").await.unwrap().state, RunState::Done);
+}
+
+#[tokio::test]
+async fn a_tool_that_was_at_work_is_reported_and_not_called_again() {
+    let counter = Arc::new(Counter { hold: Some(Arc::default()), ..Counter::default() });
+    let script = Script::of([vec![Step::Call("count", json!({})), Step::Call("count", json!({}))]]);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let world = World::at(folder, script, Arc::clone(&counter));
+    drop(world.send("k1", "hi").await);
+    while counter.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let folder = crash(world).await;
+
+    let script = Script::of([vec![Step::Say("I see")]]);
+    let world = World::at(folder, script, Arc::clone(&counter));
+    world.agent.resume().await.unwrap();
+    world.settled().await;
+    assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
+    let turns = world.script.prompts().pop().unwrap().turns;
+    let answers: Vec<_> = turns
+        .iter()
+        .filter_map(|turn| match turn {
+            crate::providers::Turn::Tool { text, is_error: true, .. } => Some(text.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers.len(), 2, "{turns:#?}");
+    assert!(answers.iter().any(|text| text.contains("outcome is unknown")));
+    assert!(answers.iter().any(|text| text.contains("before this call was made")));
+}
+
+#[tokio::test]
+async fn a_key_is_known_after_a_restart() {
+    let world = World::new(Script::of([vec![Step::Say("Once")]]));
+    world.answered("k1", "hi").await;
+    let folder = crash(world).await;
+
+    let world = World::at(folder, Script::of([]), Arc::default());
+    let again = world.agent.start(chat("k1", "hi")).await.unwrap();
+    let Started::Ended(ended) = again else { panic!("{again:?}") };
+    assert!(ended.result.unwrap().contains("Once"));
+    assert!(world.script.prompts().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_leaves_nothing_open_that_has_ended() {
+    let world = World::new(Script::of([]));
+    world.answered("k1", "hi").await;
+    assert!(world.store.read(|db| db.open_runs()).await.unwrap().is_empty());
+    assert_eq!(world.run("k1").await.unwrap().request, None);
+    assert_eq!(world.counter.calls.load(Ordering::SeqCst), 0);
+}
