@@ -17,7 +17,8 @@ use crate::{
     identity::Keyring,
     output::Output,
     paths::{Choices, Paths},
-    target::{self, Candidate, Flags, Secret, Source, Surroundings, Target},
+    resolver::Surroundings,
+    target::{self, Candidate, Flags, Secret, Source, Target},
 };
 
 const DEFAULT_TIMEOUT_MS: u64 = 10_000;

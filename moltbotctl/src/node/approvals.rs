@@ -6,42 +6,20 @@ use std::{
 };
 
 use anyhow::bail;
-use clap::ValueEnum;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{command::Found, programs};
+use super::{
+    command::Found,
+    pattern, programs,
+    rules::{Ask, Entry, File, Security, Socket},
+};
 use crate::{client::now_ms, files, identity::hex};
 
 /// The agent whose rules apply when none is named.
 const DEFAULT_AGENT: &str = "main";
 /// Rules for every agent.
 const ANY_AGENT: &str = "*";
-
-/// What may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Security {
-    /// Nothing.
-    Deny,
-    /// What is on the allowlist or approved.
-    Allowlist,
-    /// Everything.
-    Full,
-}
-
-/// When a person must agree.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ask {
-    /// Never; what is not allowed fails.
-    Off,
-    /// For what is not on the allowlist.
-    OnMiss,
-    /// Always.
-    Always,
-}
 
 /// What applies where the file says nothing.
 #[derive(Clone, Copy, Debug)]
@@ -93,56 +71,6 @@ pub(super) struct Approvals {
     fallback: Fallback,
     /// Held while the file is read and replaced.
     lock: Mutex<()>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct File {
-    version: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    socket: Option<Socket>,
-    #[serde(default)]
-    defaults: Rules,
-    #[serde(default)]
-    agents: std::collections::BTreeMap<String, Rules>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Socket {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    path: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    token: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Rules {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    security: Option<Security>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ask: Option<Ask>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    ask_fallback: Option<Security>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    auto_allow_skills: Option<bool>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    allowlist: Vec<Entry>,
-}
-
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Entry {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
-    pattern: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_used_at: Option<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_used_command: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_resolved_path: Option<String>,
 }
 
 impl Approvals {
@@ -290,7 +218,7 @@ fn allowed_by(file: &File, agent: &str, found: &Found, home: Option<&Path>) -> O
         [agent, ANY_AGENT].into_iter().find_map(|agent| {
             let rules = file.agents.get(agent)?;
             let at = rules.allowlist.iter().position(|entry| {
-                spellings.iter().any(|path| matches_pattern(&entry.pattern, path, home))
+                spellings.iter().any(|path| pattern::matches(&entry.pattern, path, home))
             })?;
             Some((agent.to_owned(), at, program.clone()))
         })
@@ -334,52 +262,6 @@ fn learn(file: &mut File, agent: &str, found: &Found) -> bool {
         }
     }
     rules.allowlist.len() > before
-}
-
-/// Matches a path: `*` within a folder, `**` across folders, `?` one character.
-/// A pattern without a folder matches nothing: a name alone does not say which
-/// program is meant.
-fn matches_pattern(pattern: &str, path: &str, home: Option<&Path>) -> bool {
-    let pattern = pattern.trim();
-    if !pattern.contains('/') {
-        return false;
-    }
-    let pattern = crate::paths::expand(pattern, home).to_string_lossy().into_owned();
-    let pattern: Vec<char> = pattern.chars().collect();
-    let path: Vec<char> = path.chars().collect();
-    glob(&pattern, &path)
-}
-
-/// Keeps the set of reachable pattern positions, so no pattern takes long.
-fn glob(pattern: &[char], path: &[char]) -> bool {
-    let mut reachable = vec![false; pattern.len() + 1];
-    reachable[0] = true;
-    skip_stars(pattern, &mut reachable);
-    for &c in path {
-        let mut next = vec![false; pattern.len() + 1];
-        for at in (0..pattern.len()).filter(|&at| reachable[at]) {
-            match pattern[at] {
-                '*' => {
-                    let across =
-                        pattern.get(at + 1) == Some(&'*') || (at > 0 && pattern[at - 1] == '*');
-                    next[at] |= across || c != '/';
-                }
-                '?' => next[at + 1] |= c != '/',
-                literal => next[at + 1] |= literal == c,
-            }
-        }
-        skip_stars(pattern, &mut next);
-        reachable = next;
-    }
-    reachable[pattern.len()]
-}
-
-fn skip_stars(pattern: &[char], reachable: &mut [bool]) {
-    for at in 0..pattern.len() {
-        if pattern[at] == '*' && reachable[at] {
-            reachable[at + 1] = true;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -482,25 +364,6 @@ mod tests {
         assert_eq!(decide(&setup, &script(&["/opt/x/tool"]), Decision::None), Ok(()));
         let mixed = script(&["/opt/x/tool", "/usr/bin/id"]);
         assert_eq!(decide(&setup, &mixed, Decision::None), Err(Denied::ApprovalRequired));
-    }
-
-    #[test]
-    fn patterns_match_whole_paths() {
-        let matches = |pattern, path| matches_pattern(pattern, path, Some(Path::new("/home/a")));
-        assert!(matches("/usr/bin/git", "/usr/bin/git"));
-        assert!(matches("/usr/*/git", "/usr/bin/git"));
-        assert!(matches("/usr/**", "/usr/local/bin/git"));
-        assert!(matches("/usr/**/git", "/usr/local/bin/git"));
-        assert!(matches("~/bin/?", "/home/a/bin/x"));
-        for (pattern, path) in [
-            ("git", "/usr/bin/git"),
-            ("/usr/bin/git", "/usr/bin/gitk"),
-            ("/usr/*", "/usr/bin/git"),
-            ("/usr/bin/?", "/usr/bin/git"),
-            ("", ""),
-        ] {
-            assert!(!matches(pattern, path), "{pattern} {path}");
-        }
     }
 
     #[test]

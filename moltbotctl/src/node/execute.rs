@@ -64,6 +64,14 @@ impl Finished {
     }
 }
 
+/// Why a program ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Own,
+    Late,
+    Cancelled,
+}
+
 /// Runs a job; cancelling kills it.
 pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
     let name = job.argv.first().cloned().unwrap_or_default();
@@ -75,7 +83,8 @@ pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
     let room = Arc::new(AtomicUsize::new(OUTPUT_BYTES));
     let stdout = Capture::start(child.stdout.take(), room.clone());
     let stderr = Capture::start(child.stderr.take(), room);
-    let (status, timed_out) = wait(&mut child, group, job.timeout, cancelled).await;
+    let (status, end) = wait(&mut child, group, job.timeout, cancelled).await;
+    let timed_out = end == End::Late;
     let ((stdout, stdout_cut), (stderr, stderr_cut)) =
         tokio::join!(stdout.finish(), stderr.finish());
     let mut finished = Finished {
@@ -83,7 +92,11 @@ pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
         timed_out,
         stdout,
         stderr,
-        error: status.err().map(|error| error.to_string()),
+        error: match (status, end) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(_), End::Cancelled) => Some("killed: the node is stopping".into()),
+            (Ok(_), _) => None,
+        },
     };
     if stdout_cut || stderr_cut {
         let text = if finished.stderr.trim().is_empty() {
@@ -127,23 +140,23 @@ async fn wait(
     group: Option<Pid>,
     timeout: Option<Duration>,
     cancelled: CancellationToken,
-) -> (io::Result<ExitStatus>, bool) {
+) -> (io::Result<ExitStatus>, End) {
     let late = async {
         match timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
             None => std::future::pending().await,
         }
     };
-    let timed_out = tokio::select! {
-        status = child.wait() => return (status, false),
-        () = late => true,
-        () = cancelled.cancelled() => false,
+    let end = tokio::select! {
+        status = child.wait() => return (status, End::Own),
+        () = late => End::Late,
+        () = cancelled.cancelled() => End::Cancelled,
     };
     if let Some(group) = group {
         // Gone already is as good.
         let _ = killpg(group, Signal::SIGKILL);
     }
-    (child.wait().await, timed_out)
+    (child.wait().await, end)
 }
 
 /// One output of a program: what is kept of it, and the task that reads it.
@@ -263,5 +276,6 @@ mod tests {
         cancelled.cancel();
         let finished = run(job("sleep 60"), cancelled).await;
         assert_eq!((finished.exit_code, finished.timed_out), (None, false));
+        assert_eq!(finished.error.as_deref(), Some("killed: the node is stopping"));
     }
 }

@@ -210,7 +210,10 @@ mod tests {
     use super::*;
     use crate::{
         environment::Environment,
-        node::approvals::{Ask, Fallback, Security},
+        node::{
+            approvals::Fallback,
+            rules::{Ask, Security},
+        },
     };
 
     async fn result(command: &str, params: Option<&str>) -> Result<Value, Failure> {

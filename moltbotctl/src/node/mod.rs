@@ -7,7 +7,9 @@ mod execute;
 mod host;
 mod link;
 mod notify;
+mod pattern;
 mod programs;
+mod rules;
 mod settings;
 mod system_run;
 
@@ -29,9 +31,10 @@ use crate::{
     identity::Keyring,
     target::Target,
 };
-use approvals::{Approvals, Ask, Fallback, Security};
+use approvals::{Approvals, Fallback};
 use host::Host;
 use programs::Programs;
+use rules::{Ask, Security};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const LONGEST_DELAY: Duration = Duration::from_secs(30);

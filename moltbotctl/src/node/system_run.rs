@@ -196,7 +196,10 @@ mod tests {
     use super::*;
     use crate::{
         environment::Environment,
-        node::approvals::{Ask, Fallback, Security},
+        node::{
+            approvals::Fallback,
+            rules::{Ask, Security},
+        },
     };
 
     async fn outcome(security: Security, params: Value) -> Outcome {
