@@ -117,6 +117,9 @@ impl Scopes {
     /// of the other.
     #[must_use]
     pub fn meet(&self, other: &Self) -> Self {
+        if other.covers(self) {
+            return self.clone();
+        }
         let mut both = Self::default();
         for (one, two) in [(self, other), (other, self)] {
             let held = one.0.iter().filter(|name| two.covers(&Self(vec![(*name).clone()])));
@@ -185,6 +188,7 @@ mod tests {
         let read = Scopes::of(&[Scope::Read]);
         assert_eq!(all.meet(&read), read);
         assert_eq!(read.meet(&all), read);
+        assert_eq!(all.meet(&Scopes::of(&Scope::ALL)), all);
         assert_eq!(Scopes::of(&[Scope::Write]).meet(&read), read);
         assert_eq!(Scopes::of(&[Scope::Pairing]).meet(&read), Scopes::default());
     }
