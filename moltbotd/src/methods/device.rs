@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use moltbot_protocol::{
-    Scopes,
+    Role, Scopes,
     events::device::{Decision, DevicePairResolved},
     methods::device::{
         ApprovedDevice, DeviceList, DevicePairApprove, DevicePairList, DevicePairReject,
@@ -153,6 +153,9 @@ fn resolved(cx: &Context, request_id: &str, device_id: &str, decision: Decision)
 /// Ends the connections of a device; the caller's own a moment later, so that
 /// its answer arrives.
 fn send_away(cx: &Context, device_id: &str, role: Option<&str>, reason: &'static str) {
+    if role.is_none_or(|role| role == Role::Node.name()) {
+        cx.gateway.nodes.drop_device(device_id);
+    }
     let device_id = device_id.to_owned();
     let role = role.map(str::to_owned);
     let own = cx.caller.conn_id.clone();

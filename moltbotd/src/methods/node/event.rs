@@ -6,7 +6,7 @@ use moltbot_protocol::methods::{node::NodeEvent, system::Done};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{methods::Context, rpc::Result};
+use crate::{methods::Context, rpc::Result, sessions::key};
 
 /// Longest session key a node may name, in bytes.
 const MAX_KEY: usize = 512;
@@ -58,10 +58,10 @@ fn report(cx: &Context, event: &NodeEvent) {
     if !cx.gateway.nodes.offers(node_id, "system.run") {
         return;
     }
-    let default_key = || format!("node-{node_id}");
-    let session_key =
-        trimmed(execution.session_key.as_deref()).map_or_else(default_key, Into::into);
+    let own = format!("node-{node_id}");
+    let session_key = trimmed(execution.session_key.as_deref()).unwrap_or(&own);
     if session_key.len() <= MAX_KEY {
+        let session_key = key::canonical(&cx.gateway.config.get(), session_key);
         let text = sentence(&event.event, node_id, &execution);
         cx.gateway.system_events.queue(&session_key, text);
     }

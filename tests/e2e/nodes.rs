@@ -1,0 +1,265 @@
+//! Nodes: what they are asked, what they answer, what becomes of them.
+
+use moltbot_tests::{Client, Connect, Daemon, Device};
+use serde_json::{Value, json};
+
+const COMMANDS: &[&str] = &["system.run", "system.which", "camera.snap"];
+
+async fn connect(daemon: &Daemon, device: &Device) -> Client {
+    daemon.connect(Connect::node(device, COMMANDS)).await
+}
+
+fn invoke(device: &Device, command: &str) -> Value {
+    json!({ "nodeId": device.id(), "command": command, "idempotencyKey": "k" })
+}
+
+/// Waits for what the node is asked.
+async fn asked(node: &mut Client) -> Value {
+    node.next_event("node.invoke.request").await["payload"].clone()
+}
+
+async fn reply(node: &mut Client, asked: &Value, fields: Value) -> Result<Value, Value> {
+    let mut params = json!({ "id": asked["id"], "nodeId": asked["nodeId"], "ok": true });
+    params.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    node.call("node.invoke.result", params).await
+}
+
+#[tokio::test]
+async fn a_command_goes_to_the_node_and_its_answer_back() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let mut params = invoke(&device, "system.which");
+    params["params"] = json!({ "bins": ["git"] });
+    params["timeoutMs"] = json!(20_000);
+
+    let call = operator.send("node.invoke", params).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["paramsJSON"], r#"{"bins":["git"]}"#);
+    assert_eq!(request["timeoutMs"], 20_000);
+    assert_eq!(request["idempotencyKey"], "k");
+    let text = r#"{"bins": {"git": "/usr/bin/git"}}"#;
+    let noted = reply(&mut node, &request, json!({ "payloadJSON": text })).await.unwrap();
+    assert_eq!(noted, json!({ "ok": true }));
+
+    let answer = operator.answer(&call).await.unwrap();
+    assert_eq!(answer["payload"]["bins"]["git"], "/usr/bin/git");
+    assert_eq!(answer["payloadJSON"], text);
+    let late = reply(&mut node, &request, json!({ "payloadJSON": null })).await.unwrap();
+    assert_eq!(late, json!({ "ok": true, "ignored": true }));
+}
+
+#[tokio::test]
+async fn a_failed_command_is_told_in_the_words_of_the_node() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let call = operator.send("node.invoke", invoke(&device, "system.run")).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["paramsJSON"], Value::Null);
+    let error = json!({ "code": "CAMERA_DISABLED", "message": "enable it" });
+    reply(&mut node, &request, json!({ "ok": false, "error": error })).await.unwrap();
+    let refusal = operator.answer(&call).await.unwrap_err();
+    assert_eq!((&refusal["code"], &refusal["message"]), (&json!("UNAVAILABLE"), &json!("enable it")));
+    assert_eq!(refusal["details"], json!({ "nodeError": error }));
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_refused_with_its_reason() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    for (command, reason) in [
+        ("camera.snap", "command not allowlisted"),
+        ("system.notify", "command not declared by node"),
+    ] {
+        let refusal = operator.call("node.invoke", invoke(&device, command)).await.unwrap_err();
+        assert_eq!(refusal["message"], "node command not allowed");
+        assert_eq!(refusal["details"], json!({ "reason": reason, "command": command }));
+    }
+    let absent = invoke(&Device::new(), "system.run");
+    let refusal = operator.call("node.invoke", absent).await.unwrap_err();
+    assert_eq!(refusal["message"], "node not connected");
+    assert_eq!(refusal["details"], json!({ "code": "NOT_CONNECTED" }));
+
+    let mut impatient = invoke(&device, "system.run");
+    impatient["timeoutMs"] = json!(0);
+    let refusal = operator.call("node.invoke", impatient).await.unwrap_err();
+    assert_eq!(refusal["message"], "node invoke timed out");
+    assert_eq!(refusal["details"]["nodeError"]["code"], "TIMEOUT");
+
+    let wrong = json!({ "id": "x", "nodeId": "someone-else", "ok": true });
+    let refusal = node.call("node.invoke.result", wrong).await.unwrap_err();
+    assert_eq!(refusal["message"], "nodeId mismatch");
+    let refusal = node.call("node.list", json!({})).await.unwrap_err();
+    assert_eq!(refusal["message"], "unauthorized role: node");
+}
+
+#[tokio::test]
+async fn approvals_that_a_client_makes_up_do_not_reach_the_node() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let mut params = invoke(&device, "system.run");
+    params["params"] = json!({
+        "command": ["id"], "approved": true, "approvalDecision": "allow-once", "agentId": "main",
+    });
+    operator.send("node.invoke", params).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["paramsJSON"], r#"{"command":["id"],"agentId":"main"}"#);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_fails_its_calls_at_once() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let call = operator.send("node.invoke", invoke(&device, "system.run")).await;
+    asked(&mut node).await;
+    node.close().await;
+    let refusal = operator.answer(&call).await.unwrap_err();
+    assert_eq!(refusal["message"], "Error: node disconnected (system.run)");
+}
+
+#[tokio::test]
+async fn a_removed_node_is_cut_off_and_its_calls_fail() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let mut other = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let call = operator.send("node.invoke", invoke(&device, "system.run")).await;
+    asked(&mut node).await;
+    other.call("device.pair.remove", json!({ "deviceId": device.id() })).await.unwrap();
+    let refusal = operator.answer(&call).await.unwrap_err();
+    assert_eq!(refusal["message"], "Error: node disconnected (system.run)");
+    assert_eq!(node.closed().await.0, 1008);
+    let list = operator.call("node.list", json!({})).await.unwrap();
+    assert_eq!(list["nodes"], json!([]));
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_before_its_old_socket_ends_stays() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let old = connect(&daemon, &device).await;
+    let mut new = connect(&daemon, &device).await;
+    old.close().await;
+    operator.read_where(|frame| frame["event"] == "presence").await;
+    let list = operator.call("node.list", json!({})).await.unwrap();
+    assert_eq!(list["nodes"][0]["connected"], true);
+    operator.send("node.invoke", invoke(&device, "system.run")).await;
+    asked(&mut new).await;
+}
+
+#[tokio::test]
+async fn a_paired_node_is_listed_described_and_named() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let node = connect(&daemon, &device).await;
+    let which = json!({ "nodeId": device.id() });
+    let shown = operator.call("node.describe", which.clone()).await.unwrap();
+    assert_eq!(shown["commands"], json!(["system.run", "system.which"]));
+    assert_eq!((&shown["paired"], &shown["connected"]), (&json!(true), &json!(true)));
+    assert_eq!(shown["displayName"], "Test node");
+
+    let name = json!({ "nodeId": device.id(), "displayName": " Attic " });
+    let renamed = operator.call("node.rename", name).await.unwrap();
+    assert_eq!(renamed["displayName"], "Attic");
+    node.close().await;
+    operator.read_where(|frame| frame["event"] == "presence").await;
+    let shown = operator.call("node.describe", which).await.unwrap();
+    assert_eq!((&shown["displayName"], &shown["connected"]), (&json!("Attic"), &json!(false)));
+
+    let stranger = json!({ "nodeId": "nobody", "displayName": "X" });
+    let refusal = operator.call("node.rename", stranger).await.unwrap_err();
+    assert_eq!(refusal["message"], "unknown nodeId");
+    let refusal = operator.call("node.describe", json!({ "nodeId": "nobody" })).await.unwrap_err();
+    assert_eq!(refusal["message"], "unknown nodeId");
+}
+
+#[tokio::test]
+async fn a_node_is_paired_in_the_older_way() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let asked = operator.call("node.pair.request", json!({ "nodeId": "old" })).await.unwrap();
+    assert_eq!((&asked["status"], &asked["created"]), (&json!("pending"), &json!(true)));
+    let event = operator.next_event("node.pair.requested").await;
+    assert_eq!(event["payload"], asked["request"]);
+    let request = json!({ "requestId": asked["request"]["requestId"] });
+    let approved = operator.call("node.pair.approve", request.clone()).await.unwrap();
+    let token = &approved["node"]["token"];
+    let verify = json!({ "nodeId": "old", "token": token });
+    assert_eq!(operator.call("node.pair.verify", verify).await.unwrap()["ok"], true);
+    let wrong = json!({ "nodeId": "old", "token": "wrong" });
+    let refused = operator.call("node.pair.verify", wrong).await.unwrap();
+    assert_eq!(refused, json!({ "ok": false }));
+    let refusal = operator.call("node.pair.approve", request).await.unwrap_err();
+    assert_eq!(refusal["message"], "unknown requestId");
+}
+
+#[tokio::test]
+async fn wake_words_are_told_to_everybody_and_to_nodes_that_connect() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let mut node = connect(&daemon, &Device::new()).await;
+    let greeting = node.next_event("voicewake.changed").await;
+    assert_eq!(greeting["payload"]["triggers"], json!(["clawd", "claude", "computer"]));
+    assert_eq!(greeting.get("seq"), None);
+    let words = json!({ "triggers": [" hey ", "", 7] });
+    let kept = operator.call("voicewake.set", words).await.unwrap();
+    assert_eq!(kept, json!({ "triggers": ["hey"] }));
+    for client in [&mut operator, &mut node] {
+        let event = client.next_event("voicewake.changed").await;
+        assert_eq!(event["payload"], kept);
+        assert!(event["seq"].is_u64());
+    }
+    assert_eq!(operator.call("voicewake.get", json!({})).await.unwrap(), kept);
+    let refusal = operator.call("voicewake.set", json!({})).await.unwrap_err();
+    assert_eq!(refusal["message"], "voicewake.set requires triggers: string[]");
+}
+
+#[tokio::test]
+async fn talk_mode_needs_a_phone_when_a_web_chat_asks() {
+    let daemon = Daemon::start().await;
+    let mut page = daemon.connect(Connect::operator().set("/client/mode", "webchat")).await;
+    let on = json!({ "enabled": true, "phase": "listening" });
+    let refusal = page.call("talk.mode", on.clone()).await.unwrap_err();
+    assert_eq!(refusal["message"], "talk disabled: no connected iOS/Android nodes");
+    let phone = Connect::node(&Device::new(), &[]).set("/client/platform", "android");
+    let mut phone = daemon.connect(phone).await;
+    let answer = page.call("talk.mode", on).await.unwrap();
+    assert_eq!((&answer["enabled"], &answer["phase"]), (&json!(true), &json!("listening")));
+    assert_eq!(phone.next_event("talk.mode").await["payload"], answer);
+}
+
+#[tokio::test]
+async fn an_event_nobody_knows_or_can_read_is_answered_all_the_same() {
+    let daemon = Daemon::start().await;
+    let mut node = connect(&daemon, &Device::new()).await;
+    for params in [
+        json!({ "event": "canvas.a2ui.action", "payloadJSON": "{}" }),
+        json!({ "event": "chat.subscribe", "payloadJSON": null }),
+        json!({ "event": "chat.subscribe", "payloadJSON": "{" }),
+        json!({ "event": "exec.finished", "payload": { "exitCode": "x" } }),
+        json!({ "event": "agent.request", "payload": [] }),
+    ] {
+        assert_eq!(node.call("node.event", params).await.unwrap(), json!({ "ok": true }));
+    }
+}
+
+#[tokio::test]
+async fn the_built_in_model_is_listed() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let listing = operator.call("models.list", json!({})).await.unwrap();
+    assert_eq!(listing["models"][0]["provider"], "builtin");
+    assert_eq!(listing["models"][0]["id"], "echo");
+}
