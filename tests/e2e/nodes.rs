@@ -62,7 +62,10 @@ async fn a_failed_command_is_told_in_the_words_of_the_node() {
     let error = json!({ "code": "CAMERA_DISABLED", "message": "enable it" });
     reply(&mut node, &request, json!({ "ok": false, "error": error })).await.unwrap();
     let refusal = operator.answer(&call).await.unwrap_err();
-    assert_eq!((&refusal["code"], &refusal["message"]), (&json!("UNAVAILABLE"), &json!("enable it")));
+    assert_eq!(
+        (&refusal["code"], &refusal["message"]),
+        (&json!("UNAVAILABLE"), &json!("enable it"))
+    );
     assert_eq!(refusal["details"], json!({ "nodeError": error }));
 }
 
@@ -262,4 +265,71 @@ async fn the_built_in_model_is_listed() {
     let listing = operator.call("models.list", json!({})).await.unwrap();
     assert_eq!(listing["models"][0]["provider"], "builtin");
     assert_eq!(listing["models"][0]["id"], "echo");
+}
+
+#[tokio::test]
+async fn a_node_listens_to_a_conversation_and_hears_it_twice() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let mut node = connect(&daemon, &Device::new()).await;
+    let key = json!({ "sessionKey": "attic" });
+    let listen = json!({ "event": "chat.subscribe", "payloadJSON": key.to_string() });
+    node.call("node.event", listen).await.unwrap();
+    let question = json!({ "sessionKey": "attic", "message": "hi", "idempotencyKey": "r1" });
+    operator.call("chat.send", question).await.unwrap();
+    let is_final = |frame: &Value| frame["event"] == "chat" && frame["payload"]["state"] == "final";
+    let first = node.read_where(is_final).await.unwrap();
+    let second = node.read_where(is_final).await.unwrap();
+    assert_eq!(first["payload"], second["payload"]);
+    assert_ne!(first["seq"].is_u64(), second["seq"].is_u64(), "the copy has no number");
+}
+
+#[tokio::test]
+async fn what_is_said_to_a_node_reaches_the_agent() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let heard = json!({ "text": " good morning ", "sessionKey": "attic" });
+    let event = json!({ "event": "voice.transcript", "payload": heard });
+    node.call("node.event", event).await.unwrap();
+    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    assert!(chat["payload"]["runId"].as_str().unwrap().starts_with("voice-"));
+    assert_eq!(chat["payload"]["sessionKey"], "attic");
+    assert!(chat["payload"]["message"].to_string().contains("echo: good morning"));
+
+    let asked = json!({ "message": "and again", "deliver": true, "channel": "nowhere" });
+    let event = json!({ "event": "agent.request", "payloadJSON": asked.to_string() });
+    node.call("node.event", event).await.unwrap();
+    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    assert_eq!(chat["payload"]["sessionKey"], format!("node-{}", device.id()));
+    assert!(chat["payload"]["message"].to_string().contains("and again"));
+}
+
+#[tokio::test]
+async fn a_tool_call_of_the_model_comes_back_with_the_output_of_the_node() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let call = json!({
+        "action": "invoke", "command": "system.run",
+        "params": { "command": ["uname"], "approved": true },
+    });
+    let question = json!({
+        "sessionKey": "main", "message": format!("/tool nodes {call}"), "idempotencyKey": "r1",
+    });
+    operator.call("chat.send", question).await.unwrap();
+    let request = asked(&mut node).await;
+    let params: Value = serde_json::from_str(request["paramsJSON"].as_str().unwrap()).unwrap();
+    assert_eq!(params.get("approved"), None);
+    assert_eq!(params["agentId"], "main");
+    let ran = json!({
+        "exitCode": 0, "timedOut": false, "success": true, "stdout": "Linux attic\n",
+        "stderr": "", "error": null,
+    });
+    reply(&mut node, &request, json!({ "payloadJSON": ran.to_string() })).await.unwrap();
+    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    let text = chat["payload"]["message"]["content"][0]["text"].as_str().unwrap();
+    assert_eq!(text, "Linux attic\nexit code 0");
 }

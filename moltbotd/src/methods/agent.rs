@@ -20,7 +20,7 @@ use crate::{
 
 const WAIT_MS: u64 = 30_000;
 /// Channels that clients of the reference may name, configured or not.
-const CHANNELS: [&str; 19] = [
+pub(super) const CHANNELS: [&str; 19] = [
     "telegram",
     "whatsapp",
     "discord",
@@ -46,7 +46,7 @@ pub(super) fn register(router: &mut Router<Gateway>) {
     router.on_twice(run).on(wait);
 }
 
-async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnswer>> {
+pub(super) async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnswer>> {
     let images = attachments::pictures(params.attachments.as_deref().unwrap_or_default())
         .map_err(|text| Error::Invalid(format!("Error: {text}")))?;
     let channel = channel(&params)?;

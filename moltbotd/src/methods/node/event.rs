@@ -4,12 +4,20 @@
 
 use moltbot_protocol::methods::{node::NodeEvent, system::Done};
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{methods::Context, rpc::Result, sessions::key};
+use crate::{
+    agent::RunRequest,
+    methods::{Context, agent},
+    rpc::Result,
+    sessions::key,
+};
 
 /// Longest session key a node may name, in bytes.
 const MAX_KEY: usize = 512;
+
+/// Longest message a node may send, in characters.
+const MAX_MESSAGE_CHARS: usize = 20_000;
 
 /// Longest report of a program's end, in characters.
 const MAX_OUTPUT_CHARS: usize = 20_000;
@@ -18,6 +26,8 @@ pub(super) async fn event(cx: Context, event: NodeEvent) -> Result<Done> {
     match &*event.event {
         "chat.subscribe" => listen(&cx, &event, true),
         "chat.unsubscribe" => listen(&cx, &event, false),
+        "voice.transcript" => hear(&cx, &event).await,
+        "agent.request" => ask(&cx, &event).await,
         "exec.started" | "exec.finished" | "exec.denied" => report(&cx, &event),
         kind => tracing::debug!(kind, node = cx.caller.node_id(), "node event ignored"),
     }
@@ -36,6 +46,83 @@ fn listen(cx: &Context, event: &NodeEvent, listen: bool) {
     if !session_key.is_empty() && session_key.len() <= MAX_KEY {
         cx.gateway.bus.subscribe(&cx.caller.conn_id, session_key, listen);
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Transcript {
+    text: String,
+    session_key: Option<String>,
+}
+
+/// Lets the agent answer what somebody said to the node. The answer is told by
+/// events, and the conversation stays where it was.
+async fn hear(cx: &Context, event: &NodeEvent) {
+    let Some(heard) = payload::<Transcript>(event) else { return };
+    let Some(text) = message(&heard.text) else { return };
+    let request = RunRequest {
+        run_id: uuid::Uuid::new_v4().to_string(),
+        event_id: Some(format!("voice-{}", uuid::Uuid::new_v4())),
+        session_key: trimmed(heard.session_key.as_deref()).unwrap_or("main").to_owned(),
+        text: text.to_owned(),
+        thinking: Some("low".into()),
+        ..RunRequest::default()
+    };
+    if let Err(error) = cx.gateway.agent.start(request).await {
+        tracing::warn!(%error, node = cx.caller.node_id(), "what a node heard is lost");
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Question {
+    message: String,
+    session_key: Option<String>,
+    thinking: Option<String>,
+    deliver: Option<bool>,
+    to: Option<String>,
+    channel: Option<String>,
+    timeout_seconds: Option<u64>,
+}
+
+/// Calls the agent as the method `agent` does.
+async fn ask(cx: &Context, event: &NodeEvent) {
+    let Some(question) = payload::<Question>(event) else { return };
+    let Some(text) = message(&question.message) else { return };
+    let own = format!("node-{}", cx.caller.node_id());
+    let channel = trimmed(question.channel.as_deref()).map(str::to_lowercase);
+    let channel = channel.filter(|channel| agent::CHANNELS.contains(&channel.as_str()));
+    let mut params = json!({
+        "message": text,
+        "sessionKey": trimmed(question.session_key.as_deref()).unwrap_or(&own),
+        "deliver": question.deliver == Some(true) && channel.is_some(),
+        "idempotencyKey": uuid::Uuid::new_v4(),
+    });
+    for (name, value) in [
+        ("thinking", question.thinking.map(Value::from)),
+        ("to", question.to.map(Value::from)),
+        ("channel", channel.map(Value::from)),
+        ("timeout", question.timeout_seconds.map(Value::from)),
+    ] {
+        if let Some(value) = value {
+            params[name] = value;
+        }
+    }
+    let Ok(params) = serde_json::from_value(params) else { return };
+    match agent::run(cx.clone(), params).await {
+        Ok(answers) => {
+            if let Some(last) = answers.last {
+                tokio::spawn(last);
+            }
+        }
+        Err(error) => tracing::warn!(%error, node = cx.caller.node_id(), "node request refused"),
+    }
+}
+
+/// Returns what can be sent to the agent.
+fn message(text: &str) -> Option<&str> {
+    let text = text.trim();
+    (!text.is_empty() && text.chars().count() <= MAX_MESSAGE_CHARS).then_some(text)
 }
 
 #[derive(Debug, Default, Deserialize)]
