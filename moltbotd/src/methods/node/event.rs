@@ -96,7 +96,7 @@ async fn ask(cx: &Context, event: &NodeEvent) {
         "message": text,
         "sessionKey": trimmed(question.session_key.as_deref()).unwrap_or(&own),
         "deliver": question.deliver == Some(true) && channel.is_some(),
-        "idempotencyKey": uuid::Uuid::new_v4(),
+        "idempotencyKey": uuid::Uuid::new_v4().to_string(),
     });
     for (name, value) in [
         ("thinking", question.thinking.map(Value::from)),

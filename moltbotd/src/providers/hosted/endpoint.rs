@@ -118,12 +118,8 @@ const APIS: &[(&str, AdapterKind)] = &[
     ("ollama", AdapterKind::Ollama),
 ];
 
-/// Finds where a model is asked. `variable` looks up environment variables.
-pub(super) fn find(
-    config: &Config,
-    model: &ModelRef,
-    variable: impl Fn(&str) -> Option<String>,
-) -> Result<Target, ProviderError> {
+/// Finds where a model is asked.
+pub(super) fn find(config: &Config, model: &ModelRef) -> Result<Target, ProviderError> {
     let name = model.provider.as_str();
     let settings = config.models.providers.get(name);
     let known = known(name);
@@ -132,7 +128,7 @@ pub(super) fn find(
     }
     let kind = dialect(name, settings, known, &model.model)?;
     let base_url = base_url(name, settings, known, kind)?;
-    let key = key(config, name, settings, known, &variable)
+    let key = key(config, name, settings, known)
         .or_else(|| keyless(&base_url, kind))
         .ok_or_else(|| no_key(config, name, known))?;
     let headers: Vec<(String, String)> =
@@ -245,14 +241,13 @@ fn key(
     name: &str,
     settings: Option<&Provider>,
     known: Option<&Known>,
-    variable: &impl Fn(&str) -> Option<String>,
 ) -> Option<Key> {
     let configured = settings.and_then(|provider| provider.api_key.clone());
     if let Some(value) = configured.filter(|key| !key.trim().is_empty()) {
         return Some(Key { value, source: format!("models.providers.{name}.apiKey") });
     }
     variables(name, known).into_iter().find_map(|source| {
-        let value = variable(&source).or_else(|| configured_variable(config, &source))?;
+        let value = config.variable(&source)?.to_owned();
         (!value.trim().is_empty()).then_some(Key { value, source })
     })
 }
@@ -264,12 +259,6 @@ fn variables(name: &str, known: Option<&Known>) -> Vec<String> {
     }
     let upper = name.to_uppercase().replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     vec![format!("{upper}_API_KEY")]
-}
-
-/// Looks into the section `env` of the configuration.
-fn configured_variable(config: &Config, name: &str) -> Option<String> {
-    let value = config.env.pointer(&format!("/vars/{name}")).or_else(|| config.env.get(name))?;
-    value.as_str().map(str::to_owned)
 }
 
 /// Servers that are reached without encryption are the user's own and mostly
@@ -316,10 +305,9 @@ mod tests {
     use super::*;
 
     fn find_in(config: Value, model: &str, key: Option<(&str, &str)>) -> Result<Target, String> {
-        let config: Config = serde_json::from_value(config).unwrap();
-        let variable =
-            |name: &str| key.filter(|(known, _)| *known == name).map(|(_, value)| value.to_owned());
-        find(&config, &ModelRef::parse(model).unwrap(), variable).map_err(|error| error.to_string())
+        let mut config: Config = serde_json::from_value(config).unwrap();
+        config.variables = key.map(|key| [key].into()).unwrap_or_default();
+        find(&config, &ModelRef::parse(model).unwrap()).map_err(|error| error.to_string())
     }
 
     fn shown(target: &Target) -> (AdapterKind, String, String) {
@@ -334,8 +322,8 @@ mod tests {
         let expected = (AdapterKind::Anthropic, "https://api.anthropic.com/v1/".into(), "k".into());
         assert_eq!(shown(&found), expected);
         assert_eq!(&*found.service.model.model_name, "claude");
-        let config = json!({ "env": { "vars": { "GEMINI_API_KEY": "g" } } });
-        assert_eq!(shown(&find_in(config, "google/gemini-3", None).unwrap()).2, "g");
+        let found = find_in(json!({}), "google/gemini-3", Some(("GOOGLE_API_KEY", "g"))).unwrap();
+        assert_eq!(shown(&found).2, "g");
         let config = json!({ "models": { "providers": { "openai": { "apiKey": "c" } } } });
         let found = find_in(config, "openai/gpt-4o", Some(("OPENAI_API_KEY", "e"))).unwrap();
         assert_eq!(shown(&found).2, "c", "the configuration wins");

@@ -79,8 +79,7 @@ impl Hosted {
         config: &Config,
         model: &ModelRef,
     ) -> Result<Arc<dyn Provider>, ProviderError> {
-        let target =
-            endpoint::find(config, model, |name| config.variable(name).map(str::to_owned))?;
+        let target = endpoint::find(config, model)?;
         Ok(Arc::new(Model { hosted: self.clone(), target }))
     }
 
