@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod foreign;
+mod kill9;
 mod reference_clients;
 mod reference_gateway;
 mod telegram;

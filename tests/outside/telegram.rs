@@ -7,7 +7,7 @@ use moltbot_protocol::methods::{
     send::Send,
 };
 use moltbot_tests::{
-    Client, Daemon, Options, Telegram,
+    Client, Daemon, Options, SteeredModel, Telegram,
     daemon::TOKEN,
     telegram::{BOT, BOT_NAME},
     telegram_front::{Fault, Message},
@@ -61,8 +61,26 @@ async fn a_message_is_answered() {
     let answer = telegram.shows_text(7, "hello there").await;
     assert_eq!(answer.params["parse_mode"], "HTML");
     assert!(answer.params["reply_parameters"]["message_id"].is_number());
-    assert!(!telegram.front.calls_of("sendChatAction").is_empty());
     assert_eq!(telegram.front.most_polls(BOT), 1);
+}
+
+#[tokio::test]
+async fn a_slow_answer_grows_in_one_message() {
+    let telegram = Telegram::start().await;
+    let model = SteeredModel::start().await;
+    let config = json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "agents": { "defaults": { "model": { "primary": "mock/mock-1" } } },
+        "models": model.models(),
+        "channels": { "telegram": telegram.section(json!({})) },
+    });
+    let _daemon = Daemon::start_with(Options::with(config)).await;
+    telegram.says(7, "SLOW").await;
+    let answer = telegram.shows(7, |message| message.text.contains("part39")).await;
+    assert!(answer.edits >= 1);
+    assert_eq!(telegram.shown(7).len(), 1);
+    assert_eq!(telegram.front.calls_of("sendMessage").len(), 1);
+    assert!(!telegram.front.calls_of("sendChatAction").is_empty());
 }
 
 #[tokio::test]
@@ -303,9 +321,10 @@ async fn two_accounts_on_one_token_are_refused_by_name() {
     let telegram = Telegram::start().await;
     let accounts = json!({ "accounts": { "second": { "botToken": BOT } } });
     let daemon = daemon(&telegram, accounts).await;
-    let status = daemon.operator().await.call("channels.status", json!({})).await.unwrap();
+    let mut operator = daemon.operator().await;
+    until_account(&mut operator, |account| account["running"] == true).await;
+    let status = operator.call("channels.status", json!({})).await.unwrap();
     let rows = status["channelAccounts"]["telegram"].as_array().unwrap();
-    assert_eq!(rows[0]["running"], true);
     assert_eq!(rows[1]["running"], false);
     let error = rows[1]["lastError"].as_str().unwrap();
     assert!(error.contains("same bot token as account \"default\""), "{error}");
