@@ -1,9 +1,9 @@
 //! The middle of a run: a model is asked, tools are called, until it answers.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::Zoned;
 
 use super::{
@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     providers::{Chunk, Media, ModelRef, Prompt, ProviderError, StopReason, ToolCall, Usage},
     sessions::{key, message, model},
-    store::StoreError,
+    store::{Db, StoreError},
     tools::{ToolContext, ToolOutput},
 };
 
@@ -90,7 +90,7 @@ struct Conversation<'a> {
     request: &'a RunRequest,
     begun: &'a Begun,
     agent_id: String,
-    config: std::sync::Arc<Config>,
+    config: Arc<Config>,
     /// Models to be tried, the first one next.
     candidates: Vec<ModelRef>,
     media: Vec<Media>,
@@ -130,9 +130,14 @@ impl Agent {
             earlier: Vec::new(),
             usage: Usage::default(),
         };
-        match conversation.rounds().await {
-            Ok(answered) => Outcome::Answered(answered),
-            Err(Failure { error, model }) => Outcome::Failed { error, model },
+        // A panicking provider or tool ends its run, told like any failure.
+        match AssertUnwindSafe(conversation.rounds()).catch_unwind().await {
+            Ok(Ok(answered)) => Outcome::Answered(answered),
+            Ok(Err(Failure { error, model })) => Outcome::Failed { error, model },
+            Err(_) => {
+                tracing::error!(run = run.id, "run panicked");
+                Outcome::Failed { error: "internal error".into(), model: None }
+            }
         }
     }
 }
@@ -162,7 +167,9 @@ impl Conversation<'_> {
     async fn prompt(&mut self) -> Result<Prompt, StoreError> {
         let session_id = self.begun.session_id.clone();
         let store = &self.agent.parts.store;
-        let rows = store.read(move |db| db.last_messages(&session_id, prompt::MESSAGES)).await?;
+        let read =
+            move |db: &Db<'_>| db.last_messages(&session_id, prompt::MESSAGES, prompt::BYTES);
+        let rows = store.read(read).await?;
         let tools = self.agent.parts.tools.specs();
         let name = self.name();
         let mut system = prompt::system(&name, self.request, &tools, &Zoned::now());
@@ -310,7 +317,7 @@ impl Conversation<'_> {
             (call.id.clone(), ending::transcript_message(Some(&run_id), result, now), called.text)
         });
         let next = next.cloned();
-        let write = move |db: &crate::store::Db<'_>| {
+        let write = move |db: &Db<'_>| {
             if let Some((call_id, message, text)) = &done {
                 db.append_message(&session_id, message)?;
                 db.end_tool_call(&run_id, call_id, text)?;

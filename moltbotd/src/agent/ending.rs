@@ -322,9 +322,23 @@ pub(super) fn written<'a>(
         provider: &model.provider,
         model: &model.model,
         usage,
-        cost: Cost::default(),
+        cost: cost(config, model, usage),
         stop_reason,
         error: None,
+    }
+}
+
+fn cost(config: &Config, model: &ModelRef, usage: Usage) -> Cost {
+    let provider = config.models.providers.get(&model.provider);
+    let mut listed = provider.into_iter().flat_map(|provider| &provider.models);
+    let price = listed.find(|listed| listed.id == model.model).and_then(|listed| listed.cost);
+    let price = price.unwrap_or_default();
+    let amount = |tokens: u64, price: f64| tokens as f64 * price / 1_000_000.0;
+    Cost {
+        input: amount(usage.input, price.input),
+        output: amount(usage.output, price.output),
+        cache_read: amount(usage.cache_read, price.cache_read),
+        cache_write: amount(usage.cache_write, price.cache_write),
     }
 }
 

@@ -49,7 +49,7 @@ use crate::{
     config::{self, Config},
     providers::Models,
     sessions::{key, message, system_events::SystemEvents},
-    store::{NewRun, RunRow, RunState, Store, StoreError},
+    store::{Db, NewRun, RunRow, RunState, Store, StoreError},
     tools::{Tools, nodes::NodeCalls},
 };
 
@@ -336,7 +336,11 @@ impl Agent {
         let Some(request) = request else {
             tracing::warn!(run = row.id, "run cannot be read; it is given up");
             let end = ending::given_up(now_ms());
-            return self.parts.store.write(move |db| db.end_run(&row.id, &end)).await;
+            let give_up = move |db: &Db<'_>| {
+                db.end_run(&row.id, &end)?;
+                row.inbox_id.map_or(Ok(()), |inbox_id| db.finish_inbox(inbox_id))
+            };
+            return self.parts.store.write(give_up).await;
         };
         let request: RunRequest = request;
         let run = self.run_of(&request, row.session_key.clone(), row.accepted_at_ms);

@@ -15,6 +15,8 @@ use crate::{
 
 /// At most so many messages are read back.
 pub(super) const MESSAGES: usize = 400;
+/// Of so many bytes together, pictures included.
+pub(super) const BYTES: usize = 48 * 1024 * 1024;
 /// Pictures of older messages are not sent again.
 const MESSAGES_WITH_IMAGES: usize = 4;
 /// What a token is taken for where nobody counts: a cautious number.

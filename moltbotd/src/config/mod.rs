@@ -35,7 +35,7 @@ pub use self::{
     load::{Loaded, Source},
     logging::{LogLevel, Logging},
     messages::{GroupChat, Messages},
-    models::{Models, Provider, ProviderModel},
+    models::{ModelCost, Models, Provider, ProviderModel},
     redact::PLACEHOLDER,
     schema::{hints, schema},
     secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},

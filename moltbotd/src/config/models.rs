@@ -46,4 +46,20 @@ pub struct ProviderModel {
     pub context_window: Option<u64>,
     /// Longest answer in tokens.
     pub max_tokens: Option<u64>,
+    /// What it costs.
+    pub cost: Option<ModelCost>,
+}
+
+/// What a model costs, for a million tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModelCost {
+    /// Tokens read.
+    pub input: f64,
+    /// Tokens written.
+    pub output: f64,
+    /// Tokens read from the provider's cache.
+    pub cache_read: f64,
+    /// Tokens written to the provider's cache.
+    pub cache_write: f64,
 }

@@ -13,6 +13,7 @@ use crate::{
 
 /// How far back a last message is looked for.
 const LAST_MESSAGES: usize = 20;
+const LAST_BYTES: usize = 256 * 1024;
 
 impl Sessions {
     /// Lists conversations, the last changed first.
@@ -98,7 +99,7 @@ fn shown(db: &Db<'_>, row: SessionRow, request: &SessionsList) -> rusqlite::Resu
         None
     };
     let last_message_preview = if request.include_last_message == Some(true) {
-        let rows = db.last_messages(&entry.session_id, LAST_MESSAGES)?;
+        let rows = db.last_messages(&entry.session_id, LAST_MESSAGES, LAST_BYTES)?;
         preview::last_message(rows.iter().map(|row| &row.message))
     } else {
         None

@@ -42,6 +42,7 @@ use crate::{
 const PREVIEW_KEYS: usize = 64;
 const PREVIEW_ITEMS: usize = 50;
 const PREVIEW_CHARS: usize = 2000;
+const PREVIEW_BYTES: usize = 1024 * 1024;
 /// What clients of the reference are prepared to read as one answer.
 const HISTORY_BYTES: usize = 6 * 1024 * 1024;
 const HISTORY_MESSAGES: u64 = 200;
@@ -203,7 +204,7 @@ impl Sessions {
             .read(move |db| {
                 let entry = db.session(&stored_key)?;
                 let rows = match &entry {
-                    Some(entry) => db.last_messages(&entry.session_id, limit)?,
+                    Some(entry) => db.last_messages(&entry.session_id, limit, HISTORY_BYTES)?,
                     None => Vec::new(),
                 };
                 Ok((entry, rows))
@@ -216,8 +217,8 @@ impl Sessions {
         );
         Ok(History {
             session_key: key.to_owned(),
-            session_id: entry.map(|entry| entry.session_id).filter(|_| !rows.is_empty()),
-            messages: newest_that_fit(rows.into_iter().map(|row| shown(row.message)).collect()),
+            session_id: entry.map(|entry| entry.session_id),
+            messages: rows.into_iter().map(|row| shown(row.message)).collect(),
             thinking_level,
         })
     }
@@ -242,7 +243,8 @@ impl Sessions {
 
     async fn archive(&self, key: &str, session_id: &str) -> Result<Option<String>> {
         let id = session_id.to_owned();
-        let rows = self.0.store.read(move |db| db.last_messages(&id, usize::MAX)).await?;
+        let rows =
+            self.0.store.read(move |db| db.last_messages(&id, usize::MAX, usize::MAX)).await?;
         if rows.is_empty() {
             return Ok(None);
         }
@@ -373,7 +375,7 @@ fn preview_of(
         let Some(entry) = db.session(&key::canonical(config, asked))? else {
             return Ok(("missing", Vec::new()));
         };
-        let rows = db.last_messages(&entry.session_id, limit)?;
+        let rows = db.last_messages(&entry.session_id, limit, PREVIEW_BYTES)?;
         let items: Vec<_> =
             rows.iter().filter_map(|row| preview::item(&row.message, max_chars)).collect();
         Ok::<_, rusqlite::Error>((if items.is_empty() { "empty" } else { "ok" }, items))
@@ -437,18 +439,4 @@ fn shown(mut message: Value) -> Value {
         }
     }
     message
-}
-
-fn newest_that_fit(messages: Vec<Value>) -> Vec<Value> {
-    let mut bytes = 0;
-    let fitting = messages
-        .iter()
-        .rev()
-        .take_while(|message| {
-            bytes += message.to_string().len() + 1;
-            bytes <= HISTORY_BYTES
-        })
-        .count();
-    let dropped = messages.len() - fitting;
-    messages.into_iter().skip(dropped).collect()
 }

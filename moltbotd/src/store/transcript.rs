@@ -51,23 +51,31 @@ impl Db<'_> {
         Ok(())
     }
 
-    /// Returns the newest messages of a conversation, oldest first.
+    /// Returns the newest messages of a conversation, oldest first: at most so
+    /// many, and of so many bytes together. Messages may hold pictures.
     pub fn last_messages(
         &self,
         session_id: &str,
         limit: usize,
+        max_bytes: usize,
     ) -> rusqlite::Result<Vec<MessageRow>> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = self
-            .0
-            .prepare_cached(
-                "SELECT seq, id, run_id, at_ms, message FROM transcript
-                 WHERE session_id = ?1 ORDER BY seq DESC LIMIT ?2",
-            )?
-            .query_map(params![session_id, limit], message_row)?
-            .collect::<rusqlite::Result<Vec<_>>>()?;
-        rows.reverse();
-        Ok(rows)
+        let mut query = self.0.prepare_cached(
+            "SELECT seq, id, run_id, at_ms, message, length(message) FROM transcript
+             WHERE session_id = ?1 ORDER BY seq DESC LIMIT ?2",
+        )?;
+        let mut rows = query.query(params![session_id, limit])?;
+        let (mut messages, mut bytes) = (Vec::new(), 0_usize);
+        while let Some(row) = rows.next()? {
+            let length: i64 = row.get(5)?;
+            bytes = bytes.saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+            if bytes > max_bytes {
+                break;
+            }
+            messages.push(message_row(row)?);
+        }
+        messages.reverse();
+        Ok(messages)
     }
 
     /// Returns the first message that a person wrote.

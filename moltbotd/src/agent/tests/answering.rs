@@ -171,3 +171,27 @@ async fn a_model_that_only_calls_tools_is_stopped() {
     let error = world.run("k1").await.unwrap().error.unwrap();
     assert_eq!(error, "the model called tools 32 times without an answer");
 }
+
+#[tokio::test]
+async fn a_panic_ends_its_run_and_nothing_else() {
+    let mut world = World::new(Script::of([vec![Step::Say("Oh"), Step::Panic]]));
+    world.answered("k1", "hi").await;
+    world.told_until("chat k1#3 error internal error").await;
+    assert_eq!(world.run("k1").await.unwrap().state, RunState::Failed);
+    world.answered("k2", "again").await;
+    assert_eq!(world.run("k2").await.unwrap().state, RunState::Done);
+}
+
+#[tokio::test]
+async fn what_a_message_cost_is_kept_with_it() {
+    let world = World::new(Script::of([]));
+    let prices = json!({"models": [{"id": "first", "cost": {"input": 2.0, "output": 10.0}}]});
+    world.configure(|config| {
+        config.models.providers.insert("test".into(), serde_json::from_value(prices).unwrap());
+    });
+    world.answered("k1", "hi").await;
+    let cost = world.messages("agent:main:main").await[1]["usage"]["cost"].clone();
+    assert_eq!(cost["input"], json!(0.000_022));
+    assert_eq!(cost["cacheRead"], json!(0));
+    assert!((cost["total"].as_f64().unwrap() - 0.000_092).abs() < 1e-9, "{cost}");
+}

@@ -50,6 +50,7 @@ enum Step {
     Say(&'static str),
     Call(&'static str, Value),
     Fail(fn() -> ProviderError),
+    Panic,
     /// Waits until it is let go.
     Hold(Arc<Notify>),
     /// Never goes on.
@@ -90,6 +91,7 @@ impl Provider for Script {
                         return Some((Ok(Chunk::Call(call)), (steps, calls + 1, ended)));
                     }
                     Some(Step::Fail(error)) => return Some((Err(error()), (steps, calls, true))),
+                    Some(Step::Panic) => panic!("scripted"),
                     Some(Step::Hold(gate)) => gate.notified().await,
                     Some(Step::Hang) => std::future::pending().await,
                     None if ended => return None,
@@ -296,7 +298,7 @@ impl World {
         self.store
             .read(move |db| {
                 let Some(entry) = db.session(&key)? else { return Ok(Vec::new()) };
-                let rows = db.last_messages(&entry.session_id, 1000)?;
+                let rows = db.last_messages(&entry.session_id, 1000, usize::MAX)?;
                 Ok(rows.into_iter().map(|row| row.message).collect())
             })
             .await
