@@ -11,6 +11,7 @@ mod ingress;
 mod layers;
 mod limits;
 mod models;
+mod moltbotctl;
 mod nodes;
 mod pairing;
 mod paths;
