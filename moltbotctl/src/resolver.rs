@@ -36,28 +36,36 @@ impl Surroundings<'_> {
     /// When an address or a secret is named but cannot be used.
     pub fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
         let environment = self.environment.named("GATEWAY_URL");
-        Ok(vec![
-            self.explicit(Source::Flag, self.flags.url.as_deref(), "--url")?,
-            self.explicit(
-                Source::Environment,
-                environment.as_ref().map(|(_, url)| *url),
-                environment.as_ref().map_or("MOLTBOT_GATEWAY_URL", |(name, _)| name),
-            )?,
-            self.remote()?,
-            self.control_socket(),
-            self.loopback()?,
-        ])
+        let (name, url) = environment.unwrap_or(("MOLTBOT_GATEWAY_URL".into(), ""));
+        let url = Some(url).filter(|url| !url.is_empty());
+        let found = [
+            (Source::Flag, self.explicit(Source::Flag, self.flags.url.as_deref(), "--url")),
+            (Source::Environment, self.explicit(Source::Environment, url, &name)),
+            (Source::ConfigRemote, self.remote()),
+            (Source::ControlSocket, Ok(self.control_socket())),
+            (Source::Loopback, self.loopback()),
+        ];
+        let mut candidates: Vec<Candidate> = Vec::new();
+        for (source, result) in found {
+            let decided = candidates.iter().any(|candidate| candidate.available);
+            let optional = decided || (source == Source::ConfigRemote && !self.is_remote());
+            candidates.push(match result {
+                Ok(candidate) => candidate,
+                // A mistake in what is not used must not keep anybody from the gateway.
+                Err(error) if optional => unavailable(source, format!("{error:#}")),
+                Err(error) => return Err(error),
+            });
+        }
+        Ok(candidates)
+    }
+
+    fn is_remote(&self) -> bool {
+        self.config.at("gateway.mode").and_then(Value::as_str) == Some("remote")
     }
 
     fn explicit(&self, source: Source, url: Option<&str>, name: &str) -> anyhow::Result<Candidate> {
         let Some(url) = url else {
-            return Ok(Candidate {
-                source,
-                target: None,
-                available: false,
-                reason: format!("{name} is not given"),
-                withheld: None,
-            });
+            return Ok(unavailable(source, format!("{name} is not given")));
         };
         let address: Address = url.parse().with_context(|| format!("cannot use {name}"))?;
         let (credentials, withheld) = self.credentials_for(&address)?;
@@ -72,21 +80,15 @@ impl Surroundings<'_> {
     }
 
     fn remote(&self) -> anyhow::Result<Candidate> {
-        let active = self.config.at("gateway.mode").and_then(Value::as_str) == Some("remote");
+        let active = self.is_remote();
         let Some(address) = self.remote_address()? else {
-            if active && self.flags.url.is_none() && self.environment.own("GATEWAY_URL").is_none() {
+            if active {
                 bail!(
                     "gateway.mode is remote, but gateway.remote.url is not set in {}",
                     self.config.path.display()
                 );
             }
-            return Ok(Candidate {
-                source: Source::ConfigRemote,
-                target: None,
-                available: false,
-                reason: "gateway.remote.url is not set".into(),
-                withheld: None,
-            });
+            return Ok(unavailable(Source::ConfigRemote, "gateway.remote.url is not set"));
         };
         let credentials = self.flagged_alone().map_or_else(|| self.remote_credentials(), Ok)?;
         let tls_fingerprint = self.pin_for(&address)?;
@@ -168,13 +170,13 @@ impl Surroundings<'_> {
         if matches!(address, Address::Unix(_)) {
             return Ok((Credentials::default(), None));
         }
-        if self.environment_address()? == Some(address.key()) {
+        if self.environment_key() == Some(address.key()) {
             let credentials = self.environment_credentials();
             if !credentials.is_empty() {
                 return Ok((credentials, None));
             }
         }
-        if self.remote_address()?.is_some_and(|remote| remote.key() == address.key()) {
+        if self.is_remote_gateway(address) {
             return Ok((self.remote_credentials()?, None));
         }
         let local = self.local_credentials();
@@ -206,9 +208,15 @@ impl Surroundings<'_> {
         Credentials { token: secret("GATEWAY_TOKEN"), password: secret("GATEWAY_PASSWORD") }
     }
 
-    fn environment_address(&self) -> anyhow::Result<Option<String>> {
-        let url = self.environment.own("GATEWAY_URL").map(str::parse::<Address>).transpose()?;
-        Ok(url.map(|address| address.key()))
+    fn environment_key(&self) -> Option<String> {
+        let address: Address = self.environment.own("GATEWAY_URL")?.parse().ok()?;
+        Some(address.key())
+    }
+
+    /// Returns whether an address is exactly that of the remote gateway.
+    fn is_remote_gateway(&self, address: &Address) -> bool {
+        let remote = self.remote_address().ok().flatten();
+        remote.is_some_and(|remote| remote.key() == address.key())
     }
 
     fn remote_address(&self) -> anyhow::Result<Option<Address>> {
@@ -264,15 +272,19 @@ impl Surroundings<'_> {
 
     /// A pin belongs to the remote gateway of the configuration.
     fn pin_for(&self, address: &Address) -> anyhow::Result<Option<String>> {
-        let Some(pin) = self.config.text("gateway.remote.tlsFingerprint")? else { return Ok(None) };
-        if self.remote_address()?.is_none_or(|remote| remote.key() != address.key()) {
+        if !self.is_remote_gateway(address) {
             return Ok(None);
         }
+        let Some(pin) = self.config.text("gateway.remote.tlsFingerprint")? else { return Ok(None) };
         let Address::Web(WebAddress { tls: true, .. }) = address else {
             bail!("gateway.remote.tlsFingerprint needs a wss:// URL");
         };
         Ok(Some(normal_fingerprint(&pin)))
     }
+}
+
+fn unavailable(source: Source, reason: impl Into<String>) -> Candidate {
+    Candidate { source, target: None, available: false, reason: reason.into(), withheld: None }
 }
 
 fn normal_fingerprint(pin: &str) -> String {
@@ -432,6 +444,18 @@ mod tests {
         let setup = Setup::new("{ gateway: { mode: 'remote' } }");
         let error = setup.candidates().unwrap_err().to_string();
         assert!(error.contains("gateway.remote.url is not set"), "{error}");
+        assert_eq!(setup.url("ws://127.0.0.1:1").winner().source, Source::Flag);
+    }
+
+    #[test]
+    fn a_mistake_in_what_is_not_used_does_not_hide_the_gateway() {
+        let setup = Setup::new("{ gateway: { port: 'x', remote: { url: '${NOT_SET}' } } }");
+        assert!(setup.candidates().unwrap_err().to_string().contains("gateway.port"));
+        let _listener = UnixListener::bind(setup.paths().control_socket()).unwrap();
+        let candidates = setup.candidates().unwrap();
+        assert!(candidates[2].reason.contains("NOT_SET is not set"));
+        assert!(candidates[4].reason.contains("gateway.port is not a port"));
+        assert_eq!(setup.winner().source, Source::ControlSocket);
         assert_eq!(setup.url("ws://127.0.0.1:1").winner().source, Source::Flag);
     }
 
