@@ -259,7 +259,7 @@ struct Request {
     params: Value,
 }
 
-async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
+async fn serve(state: &Arc<State>, stream: TcpStream) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     while let Some(Request { path, params }) = read(&mut stream).await? {
         if let Some(id) = path.strip_prefix("/file/").and_then(|path| path.rsplit('/').next()) {
@@ -306,7 +306,7 @@ async fn serve(state: &State, stream: TcpStream) -> std::io::Result<()> {
 
 /// Returns status and answer; `None` when the daemon went away meanwhile.
 async fn carry_out(
-    state: &State,
+    state: &Arc<State>,
     stream: &mut BufReader<TcpStream>,
     token: &str,
     method: &str,
@@ -394,7 +394,7 @@ fn sent(chat: i64, id: i64, text: &str) -> Value {
 }
 
 async fn poll(
-    state: &State,
+    state: &Arc<State>,
     stream: &mut BufReader<TcpStream>,
     token: &str,
     params: &Value,
@@ -433,14 +433,15 @@ async fn open_poll(state: &State, token: &str, params: &Value) -> u64 {
     bot.newest
 }
 
-async fn news(state: &State, token: &str, poll: u64, deadline: Instant) -> (u16, Value) {
+async fn news(state: &Arc<State>, token: &str, poll: u64, deadline: Instant) -> (u16, Value) {
     loop {
-        let fresh = forward(state, token, "getUpdates", &json!({})).await;
-        let fresh = fresh["result"].as_array().cloned().unwrap_or_default();
+        // The emulator gives every update once, so that a question which ends in
+        // between must not take it along.
+        let (shared, owner) = (Arc::clone(state), token.to_owned());
+        tokio::spawn(async move { fetch(&shared, &owner).await }).await.expect("it does not panic");
         {
             let mut inner = state.lock();
             let bot = inner.bots.entry(token.to_owned()).or_default();
-            bot.waiting.extend(fresh);
             if bot.newest != poll {
                 let text = "Conflict: terminated by other getUpdates request";
                 return refuse(409, text).expect("it is always an answer");
@@ -452,6 +453,12 @@ async fn news(state: &State, token: &str, poll: u64, deadline: Instant) -> (u16,
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn fetch(state: &State, token: &str) {
+    let fresh = forward(state, token, "getUpdates", &json!({})).await;
+    let fresh = fresh["result"].as_array().cloned().unwrap_or_default();
+    state.lock().bots.entry(token.to_owned()).or_default().waiting.extend(fresh);
 }
 
 fn number(value: &Value) -> i64 {
