@@ -136,6 +136,8 @@ async fn a_long_text_is_cut_and_kept_in_order() {
     let shown = telegram.shown(7);
     assert!(shown.len() > 5);
     assert_eq!(sent.message_id, shown.last().unwrap().id.to_string());
+    let history = operator.call("chat.history", json!({ "sessionKey": "main" })).await.unwrap();
+    assert_eq!(history["messages"][0]["model"], "delivery-mirror");
     let back: Vec<&str> = shown.iter().flat_map(|message| message.text.split(' ')).collect();
     assert_eq!(back, words);
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::{Attachment, InboundMessage, OutboundMessage, Route, inbox::Desk};
+use super::{Attachment, InboundMessage, OutboundMessage, Peer, Route, inbox::Desk};
 use crate::{config::Config, paths::Paths};
 
 /// A channel as the list of them knows it.
@@ -39,6 +39,8 @@ pub struct Target {
     pub to: String,
     /// Thread or topic within the chat.
     pub thread: Option<String>,
+    /// The conversation it belongs to.
+    pub peer: Peer,
 }
 
 /// An account as it is configured.

@@ -5,9 +5,10 @@ use serde_json::json;
 
 use super::Context;
 use crate::{
-    channels::{Channels, OutboundMessage, Route, SendError},
+    channels::{Channels, OutboundMessage, Peer, Route, SendError},
     gateway::Gateway,
     rpc::{Claim, Error, Result, Router},
+    sessions::key,
 };
 
 /// What callers of the reference mean who name no channel.
@@ -19,13 +20,17 @@ pub(super) fn register(router: &mut Router<Gateway>) {
 
 async fn send(cx: Context, params: Send) -> Result<SendResult> {
     let key = format!("send:{}", params.idempotency_key);
-    let message = addressed(&cx.gateway.channels, &params)?;
-    if let Claim::Done(answer) = cx.gateway.dedupe.claim(&key) {
-        return answered(answer);
-    }
+    let (message, peer) = addressed(&cx.gateway.channels, &params)?;
     // A call that is under way is joined: the key in the outbox is the same.
+    let first = match cx.gateway.dedupe.claim(&key) {
+        Claim::Done(answer) => return answered(answer),
+        claim => claim == Claim::First,
+    };
     match cx.gateway.channels.deliver(key.clone(), message.clone()).await {
         Ok(sent) => {
+            if first {
+                mirror(&cx, &params, &message, &peer).await;
+            }
             let result = SendResult {
                 run_id: params.idempotency_key.into_string(),
                 message_id: sent.message_id,
@@ -45,6 +50,17 @@ async fn send(cx: Context, params: Send) -> Result<SendResult> {
     }
 }
 
+/// Copies a message into the transcript of its conversation.
+async fn mirror(cx: &Context, params: &Send, message: &OutboundMessage, peer: &Peer) {
+    let named = params.session_key.clone().filter(|key| !key.trim().is_empty());
+    let session =
+        named.unwrap_or_else(|| key::of_peer(&cx.gateway.config.get(), &message.route, peer));
+    // The message is out; a transcript without it is the lesser harm.
+    if let Err(error) = cx.gateway.sessions.mirror(&session, &message.text).await {
+        tracing::warn!(%error, "a sent message is missing in its transcript");
+    }
+}
+
 fn answered(
     answer: std::result::Result<
         serde_json::Value,
@@ -57,7 +73,7 @@ fn answered(
     }
 }
 
-fn addressed(channels: &Channels, params: &Send) -> Result<OutboundMessage> {
+fn addressed(channels: &Channels, params: &Send) -> Result<(OutboundMessage, Peer)> {
     let channel = params.channel.as_deref().map(str::trim).filter(|channel| !channel.is_empty());
     let channel = channel.unwrap_or(DEFAULT_CHANNEL).to_lowercase();
     let account = channels
@@ -66,7 +82,7 @@ fn addressed(channels: &Channels, params: &Send) -> Result<OutboundMessage> {
     let named = params.account_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
     let target = channels.target(&channel, &params.to).map_err(Error::Invalid)?;
     let media = params.media_url.iter().chain(params.media_urls.iter().flatten());
-    Ok(OutboundMessage {
+    let message = OutboundMessage {
         route: Route {
             channel,
             account: named.map_or(account, str::to_owned),
@@ -76,5 +92,6 @@ fn addressed(channels: &Channels, params: &Send) -> Result<OutboundMessage> {
         },
         text: params.message.to_string(),
         media: media.filter(|media| !media.trim().is_empty()).cloned().collect(),
-    })
+    };
+    Ok((message, target.peer))
 }

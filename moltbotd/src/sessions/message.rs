@@ -105,6 +105,21 @@ pub fn injected(text: &str, at_ms: i64) -> Value {
     })
 }
 
+/// Returns the copy of a message that went out beside a conversation.
+#[must_use]
+pub fn mirrored(text: &str, at_ms: i64) -> Value {
+    json!({
+        "role": "assistant",
+        "content": [{"type": "text", "text": text}],
+        "api": "openai-responses",
+        "provider": "moltbot",
+        "model": "delivery-mirror",
+        "usage": no_usage(),
+        "stopReason": "stop",
+        "timestamp": at_ms,
+    })
+}
+
 /// Returns the usage of what no model wrote.
 #[must_use]
 pub fn no_usage() -> Value {

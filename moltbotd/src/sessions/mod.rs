@@ -241,6 +241,28 @@ impl Sessions {
         if found { Ok(id) } else { Err(Error::invalid("session not found")) }
     }
 
+    /// Adds a copy of a message that went out beside the conversation, which is
+    /// begun if there is none.
+    pub async fn mirror(&self, key: &str, text: &str) -> Result<()> {
+        let key = self.canonical(key);
+        let owner = key::owner(&self.config(), &key);
+        let message = NewTranscriptMessage {
+            id: message::new_id(),
+            run_id: None,
+            at_ms: now_ms(),
+            message: message::mirrored(text, now_ms()),
+        };
+        self.0
+            .store
+            .write(move |db| {
+                let entry = db.session(&key)?.unwrap_or_else(new_entry);
+                db.put_session(&key, &owner, &entry)?;
+                db.append_message(&entry.session_id, &message)
+            })
+            .await?;
+        Ok(())
+    }
+
     async fn archive(&self, key: &str, session_id: &str) -> Result<Option<String>> {
         let id = session_id.to_owned();
         let rows =

@@ -22,7 +22,7 @@ use super::{
     media::{self, Kind},
 };
 use crate::channels::{
-    OutboundMessage, Route,
+    OutboundMessage, Peer, PeerKind, Route,
     driver::{Part, SendFailure, Target},
 };
 
@@ -228,10 +228,21 @@ pub(super) fn target(text: &str) -> Result<Target, String> {
     };
     let named = to.strip_prefix('@').is_some_and(|name| !name.is_empty());
     let threaded = thread.as_ref().is_none_or(|thread| thread.parse::<i32>().is_ok());
-    if (named || to.parse::<i64>().is_ok()) && threaded {
-        return Ok(Target { to: to.to_owned(), thread });
+    let number = to.parse::<i64>().ok();
+    if !threaded || (!named && number.is_none()) {
+        return Err(format!("not a Telegram recipient: {text:?}; use a chat id or @name"));
     }
-    Err(format!("not a Telegram recipient: {text:?}; use a chat id or @name"))
+    // People have positive numbers, groups and channels negative ones.
+    let kind = match number {
+        Some(number) if number < 0 => PeerKind::Group,
+        Some(_) => PeerKind::Direct,
+        None => PeerKind::Channel,
+    };
+    let id = match &thread {
+        Some(thread) => format!("{to}:topic:{thread}"),
+        None => to.to_owned(),
+    };
+    Ok(Target { to: to.to_owned(), thread, peer: Peer { kind, id, title: None } })
 }
 
 struct Place {
