@@ -52,6 +52,19 @@ fn wrong_usage_exits_with_2_and_help_with_0() {
 }
 
 #[test]
+fn chat_ids_and_messages_may_begin_with_a_hyphen() {
+    let home = home();
+    let url = dead_url();
+    for arguments in [
+        &["send", "--channel", "telegram", "--to", "-1001234", "-m", "- item"][..],
+        &["agent", "-m", "-v", "--to", "-1001234"],
+    ] {
+        let output = moltbotctl(home.path(), &[arguments, &["--url", &url]].concat());
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn help_documents_the_exit_codes_and_every_command() {
     let help = text(&moltbotctl(home().path(), &["--help"]).stdout);
     assert!(help.contains("Exit codes: 0 done, 1 failed, 2 wrong usage"), "{help}");

@@ -20,10 +20,10 @@ const GRACE_SECONDS: u64 = 30;
 #[derive(Debug, Args)]
 pub struct AgentArgs {
     /// The message
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub message: String,
     /// Use the conversation with this phone number or user
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", allow_hyphen_values = true)]
     pub to: Option<String>,
     /// Use the conversation with this id
     #[arg(long, value_name = "ID")]

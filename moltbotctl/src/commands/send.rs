@@ -12,10 +12,10 @@ pub struct SendArgs {
     #[arg(long, value_name = "CHANNEL")]
     pub channel: String,
     /// Who gets it: a chat id, a user name, a number
-    #[arg(long, value_name = "WHO")]
+    #[arg(long, value_name = "WHO", allow_hyphen_values = true)]
     pub to: String,
     /// The message
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     pub message: String,
     /// Address of a picture or document, or its path on the gateway's host
     #[arg(long, value_name = "URL")]
