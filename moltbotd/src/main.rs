@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use moltbotd::{
     boot::{self, Failure, Start},
+    channels,
     cli::Cli,
     config::{AuthSecrets, GivenToken, Live, Loaded, SecretsError, Source},
     environment::Environment,
@@ -84,6 +85,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
         file: paths.config_file.clone(),
         must_exist: cli.config.is_some(),
         environment: environment.clone(),
+        channel: Some(channels::check),
     };
     let loaded = valid(source.load())?;
     let port = cli.port(&environment, &loaded.config).map_err(Failure::Usage)?;

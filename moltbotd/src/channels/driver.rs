@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::{Attachment, InboundMessage, OutboundMessage, Peer, Route, inbox::Desk};
-use crate::{config::Config, paths::Paths};
+use crate::{
+    config::{Config, Findings},
+    paths::Paths,
+};
 
 /// A channel as the list of them knows it.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +27,8 @@ pub struct Entry {
     pub system_image: &'static str,
     /// Schema of its section.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Looks through its section.
+    pub(super) check: fn(&Value, &mut Findings<'_>),
     /// Whether it is configured at all.
     pub(super) present: fn(&Config) -> bool,
     /// Reads the form of a recipient that people write.

@@ -15,15 +15,25 @@ mod telegram;
 use std::{path::PathBuf, pin::Pin};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub use self::{
     driver::{Entry, Target},
     service::Channels,
 };
+use crate::config::Findings;
 
 /// Every channel the daemon knows.
 pub const ALL: &[Entry] = &[telegram::ENTRY];
+
+/// Looks through a channel's section of the configuration. One of a channel
+/// that this daemon does not know is left alone.
+pub fn check(id: &str, section: &Value, findings: &mut Findings<'_>) {
+    if let Some(entry) = ALL.iter().find(|entry| entry.id == id) {
+        (entry.check)(section, findings);
+    }
+}
 
 /// Messages on their way to the agent. Bounded: a full queue makes channels
 /// wait, and what they read is in the inbox by then.

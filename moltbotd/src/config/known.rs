@@ -94,6 +94,35 @@ const ACCEPTED: &[&str] = &[
     "session.typingMode",
 ];
 
+/// The same for the section of Telegram and its accounts.
+const TELEGRAM: &[&str] = &[
+    "actions",
+    "blockStreaming",
+    "blockStreamingCoalesce",
+    "capabilities",
+    "commands",
+    "configWrites",
+    "customCommands",
+    "dmHistoryLimit",
+    "dms",
+    "draftChunk.breakPreference",
+    "draftChunk.maxChars",
+    "groups.*.skills",
+    "groups.*.systemPrompt",
+    "groups.*.tools",
+    "groups.*.toolsBySender",
+    "groups.*.topics.*.skills",
+    "groups.*.topics.*.systemPrompt",
+    "heartbeat",
+    "markdown",
+    "network",
+    "reactionLevel",
+    "reactionNotifications",
+    "retry",
+    "webhookPath",
+    "webhookSecret",
+];
+
 /// Older keys, and where their content belongs now.
 const MOVED: &[(&str, &str)] = &[
     ("agent", "agents.defaults"),
@@ -112,12 +141,13 @@ const MOVED: &[(&str, &str)] = &[
 const ALIKE: f64 = 0.8;
 
 /// Returns a warning for each key that is really unknown.
-pub(super) fn warnings(unknown: &[Path]) -> Vec<Issue> {
+pub(super) fn warnings(unknown: &[Path], further: &[String]) -> Vec<Issue> {
     let unknown: Vec<_> = unknown.iter().filter(|path| !is_accepted(path)).collect();
     if unknown.is_empty() {
         return Vec::new();
     }
-    let known = names();
+    let mut known = names();
+    known.extend_from_slice(further);
     unknown.into_iter().map(|path| Issue::at(path, describe(path, &known))).collect()
 }
 
@@ -167,7 +197,11 @@ fn pattern(steps: &[Step]) -> String {
 }
 
 fn is_accepted(path: &Path) -> bool {
-    ACCEPTED.iter().any(|accepted| {
+    let telegram = TELEGRAM.iter().flat_map(|key| {
+        [format!("channels.telegram.{key}"), format!("channels.telegram.accounts.*.{key}")]
+    });
+    let accepted = ACCEPTED.iter().map(|accepted| (*accepted).to_owned());
+    accepted.chain(telegram).any(|accepted| {
         let mut steps = path.0.iter();
         accepted.split('.').all(|part| match steps.next() {
             Some(Step::Key(key)) => part == "*" || part == key,

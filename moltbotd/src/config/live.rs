@@ -173,7 +173,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::{config::LogLevel, environment::Environment};
+    use crate::config::LogLevel;
 
     fn live(dir: &std::path::Path, text: &str) -> (Live, impl Fn(&str)) {
         let file = dir.join("moltbot.json");
@@ -182,7 +182,7 @@ mod tests {
             let file = file.clone();
             move |text: &str| fs::write(&file, text).unwrap()
         };
-        let source = Source { file, must_exist: false, environment: Environment::default() };
+        let source = Source { file, ..Source::default() };
         let loaded = source.load();
         (Live::of(source, loaded), write)
     }

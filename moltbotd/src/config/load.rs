@@ -4,6 +4,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
@@ -14,7 +15,7 @@ use super::{
     issue::Issue,
     known,
     locate::{Path, Step},
-    redact,
+    redact, schema,
 };
 use crate::{environment::Environment, private::Narrowed};
 
@@ -28,6 +29,37 @@ pub struct Source {
     pub must_exist: bool,
     /// What `${NAME}` stands for.
     pub environment: Environment,
+    /// Reads a channel's section: channels know their own keys.
+    pub channel: Option<ChannelCheck>,
+}
+
+/// Looks through the section of the channel with the given id.
+pub type ChannelCheck = fn(&str, &Value, &mut Findings<'_>);
+
+/// Takes down what is odd about a channel's section. A channel that cannot run
+/// is no reason to keep the daemon from running.
+#[derive(Debug)]
+pub struct Findings<'a> {
+    at: Path,
+    report: &'a mut Report,
+}
+
+impl Findings<'_> {
+    /// Reads a value of the section, `below` its top, as a type, and notes
+    /// keys that the type does not know.
+    pub fn read<T: DeserializeOwned + JsonSchema>(
+        &mut self,
+        value: &Value,
+        below: &[&str],
+    ) -> Option<T> {
+        let at = below.iter().fold(self.at.clone(), |at, key| at.key(key));
+        let before = self.report.unknown.len();
+        let found = read(value, &at, &mut self.report.unknown);
+        if self.report.unknown.len() > before {
+            self.report.names.extend(schema::paths_of::<T>(&at.to_string()));
+        }
+        found.map_err(|issue| self.report.warnings.push(issue)).ok()
+    }
 }
 
 /// A configuration with what is known about its file.
@@ -79,6 +111,12 @@ impl Source {
         let mut config = typed(&resolved, &mut report);
         config.variables = environment;
         check::all(&config, &resolved, &mut report.issues);
+        if let Some(check) = self.channel {
+            for (id, section) in &config.channels {
+                let at = Path::default().key("channels").key(id);
+                check(id, section, &mut Findings { at, report: &mut report });
+            }
+        }
         report.suggest();
         for issue in report.issues.iter_mut().chain(&mut report.warnings) {
             issue.locate(&documents);
@@ -106,11 +144,13 @@ struct Report {
     issues: Vec<Issue>,
     warnings: Vec<Issue>,
     unknown: Vec<Path>,
+    /// Names of keys besides those of the typed sections.
+    names: Vec<String>,
 }
 
 impl Report {
     fn suggest(&mut self) {
-        self.warnings.extend(known::warnings(&self.unknown));
+        self.warnings.extend(known::warnings(&self.unknown, &self.names));
     }
 }
 
@@ -325,7 +365,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("moltbot.json");
         fs::write(&file, text).unwrap();
-        let mut loaded = Source { file, must_exist: true, environment }.load();
+        let mut loaded = Source { file, must_exist: true, environment, channel: None }.load();
         let folder = format!("{}/", dir.path().display());
         for issue in loaded.issues.iter_mut().chain(&mut loaded.warnings) {
             issue.place = issue.place.as_ref().map(|place| place.replace(&folder, ""));
@@ -466,7 +506,7 @@ mod tests {
         write("b.json5", "{ gateway: { $include: 'c.json5', port: 2,\n trustedProxies: ['x'] } }");
         write("c.json5", "{ customBindHost: '127.0.0.1' }");
         let file = dir.path().join("moltbot.json");
-        let source = Source { file, must_exist: true, environment: Environment::default() };
+        let source = Source { file, must_exist: true, ..Source::default() };
         let loaded = source.load();
         let gateway = &loaded.resolved["gateway"];
         assert_eq!(gateway["port"], 3);
@@ -498,8 +538,7 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("moltbot.json");
-        let source =
-            Source { file: file.clone(), must_exist: true, environment: Environment::default() };
+        let source = Source { file: file.clone(), must_exist: true, ..Source::default() };
         for _ in 0..600 {
             let mut bytes = seed.as_bytes().to_vec();
             for _ in 0..=random(4) {

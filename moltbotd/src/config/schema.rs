@@ -1,7 +1,7 @@
 //! The configuration's JSON Schema, and what a form shows beside each key.
 //! Both are read off the types and their documentation.
 
-use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{Config, OTHER_SECTIONS, locate::Path, redact};
@@ -33,12 +33,13 @@ const ORDER: &[(&str, u32)] = &[
     ("logging", 900),
 ];
 
-/// Returns the JSON Schema.
+/// Returns the JSON Schema. Channels describe their own sections.
 #[must_use]
-pub fn schema() -> Value {
-    let mut settings = SchemaSettings::draft07();
-    settings.inline_subschemas = true;
-    let mut schema = settings.into_generator().into_root_schema_for::<Config>().to_value();
+pub fn schema(channels: &[(&str, ChannelSchema)]) -> Value {
+    let mut schema = generator().into_root_schema_for::<Config>().to_value();
+    for (id, describe) in channels {
+        schema["properties"]["channels"]["properties"][id] = describe(&mut generator()).into();
+    }
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (name, description) in OTHER_SECTIONS {
             let kind = if *name == "bindings" { "array" } else { "object" };
@@ -49,6 +50,9 @@ pub fn schema() -> Value {
     schema["title"] = "MoltbotConfig".into();
     schema
 }
+
+/// Describes a channel's section.
+pub type ChannelSchema = fn(&mut SchemaGenerator) -> Schema;
 
 /// Returns label, help, place and sensitivity of each key.
 #[must_use]
@@ -63,8 +67,24 @@ pub fn hints(schema: &Value) -> Map<String, Value> {
 /// Returns the dotted name of every key of the typed sections.
 pub(super) fn paths() -> Vec<String> {
     let mut paths = Vec::new();
-    walk(&schema(), "", &mut |path, _| paths.push(path.into()));
+    walk(&schema(&[]), "", &mut |path, _| paths.push(path.into()));
     paths
+}
+
+/// Returns the dotted name of every key of a type that stands at `at`.
+pub(super) fn paths_of<T: JsonSchema>(at: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    let schema = T::json_schema(&mut generator()).to_value();
+    walk(&schema, at, &mut |path, _| paths.push(path.into()));
+    paths
+}
+
+/// Forms cannot follow references, so every type is written out where it is
+/// used.
+fn generator() -> SchemaGenerator {
+    let mut settings = SchemaSettings::draft07();
+    settings.inline_subschemas = true;
+    settings.into_generator()
 }
 
 fn hint(path: &str, description: Option<&str>) -> Value {
@@ -127,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_section_is_in_the_schema() {
-        let schema = schema();
+        let schema = schema(&[]);
         let properties = schema["properties"].as_object().unwrap();
         for name in super::super::known::TYPED.iter().chain(OTHER_SECTIONS.iter().map(|it| &it.0)) {
             assert!(properties.contains_key(*name), "{name}");
@@ -137,7 +157,7 @@ mod tests {
 
     #[test]
     fn hints_come_from_the_types() {
-        let hints = hints(&schema());
+        let hints = hints(&schema(&[]));
         assert_eq!(hints["gateway"]["order"], 30);
         assert_eq!(hints["gateway.customBindHost"]["label"], "Custom Bind Host");
         assert_eq!(hints["gateway.auth.token"]["sensitive"], true);

@@ -7,7 +7,7 @@ use moltbot_protocol::methods::config::{
 
 use super::Context;
 use crate::{
-    config,
+    channels, config,
     gateway::Gateway,
     rpc::{Result, Router},
 };
@@ -21,7 +21,8 @@ async fn get(cx: Context, _: ConfigGet) -> Result<ConfigSnapshot> {
 }
 
 async fn schema(_: Context, _: ConfigSchema) -> Result<ConfigDescription> {
-    let schema = config::schema();
+    let channels: Vec<_> = channels::ALL.iter().map(|entry| (entry.id, entry.schema)).collect();
+    let schema = config::schema(&channels);
     Ok(ConfigDescription {
         ui_hints: config::hints(&schema),
         schema,

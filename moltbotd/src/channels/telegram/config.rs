@@ -11,6 +11,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+use crate::config::Findings;
+
 /// Account that stands for the channel's own keys.
 pub(super) const DEFAULT_ACCOUNT: &str = "default";
 
@@ -277,6 +279,16 @@ pub(super) struct Account {
     pub(super) token: Result<Secret, String>,
 }
 
+/// Looks through the section and those of its accounts.
+pub(super) fn check(section: &Value, findings: &mut Findings<'_>) {
+    let mut channel = section.clone();
+    let accounts = channel.as_object_mut().and_then(|channel| channel.remove("accounts"));
+    findings.read::<Settings>(&channel, &[]);
+    for (id, account) in accounts.iter().filter_map(Value::as_object).flatten() {
+        findings.read::<Settings>(account, &["accounts", id]);
+    }
+}
+
 /// Reads the accounts of a section. A section that cannot be read makes one
 /// account that says why.
 pub(super) fn accounts(section: &Value, env_token: Option<&str>) -> Vec<Account> {
@@ -453,5 +465,33 @@ mod tests {
         for text in ["tg:@Alice", "telegram:alice", "@ALICE", " alice "] {
             assert_eq!(Id::of(text).0, "alice");
         }
+    }
+
+    #[test]
+    fn odd_keys_and_wrong_values_of_the_section_are_found_in_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moltbot.json");
+        let text = "{ channels: { telegram: { dmPolcy: 'open', retry: {},\n\
+                    accounts: { a: { dmPolicy: 'all' } } } } }";
+        std::fs::write(&file, text).unwrap();
+        let source = crate::config::Source {
+            file: file.clone(),
+            channel: Some(|_, section, findings| check(section, findings)),
+            ..Default::default()
+        };
+        let loaded = source.load();
+        assert!(loaded.is_valid());
+        let shown: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
+        let place = |rest: &str| format!("{}:{rest}", file.display());
+        assert_eq!(
+            shown,
+            [
+                place(
+                    "2:18: channels.telegram.accounts.a.dmPolicy: is \"all\", allowed are \
+                     \"pairing\", \"allowlist\", \"open\", \"disabled\""
+                ),
+                place("1:27: channels.telegram.dmPolcy: unknown key; did you mean \"dmPolicy\"?"),
+            ]
+        );
     }
 }

@@ -51,6 +51,7 @@ pub(super) const ENTRY: Entry = Entry {
     detail_label: "Telegram Bot",
     system_image: "paperplane",
     schema: Settings::json_schema,
+    check: config::check,
     target: send::target,
     present,
     accounts,
