@@ -221,6 +221,7 @@ impl Last {
             return Ok(());
         }
         entry.updated_at = Some(self.end.at_ms);
+        entry.system_sent = Some(true);
         entry.aborted_last_run = Some(self.aborted);
         if let Some(spent) = &self.spent {
             spent.enter(&mut entry);
@@ -231,7 +232,6 @@ impl Last {
 
 impl Spent {
     fn enter(&self, entry: &mut SessionEntry) {
-        entry.system_sent = Some(true);
         entry.input_tokens = Some(self.usage.input);
         entry.output_tokens = Some(self.usage.output);
         entry.total_tokens = Some(self.filled);

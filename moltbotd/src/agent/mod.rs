@@ -263,7 +263,9 @@ impl Agent {
         }
         let key = key::canonical(&self.config(), &request.session_key);
         let place = (!request.command).then(|| self.lanes.enter(&key));
-        let queued = place.as_ref().is_some_and(Place::waits);
+        let waits = place.as_ref().is_some_and(Place::waits);
+        // One that is about to leave keeps nobody waiting.
+        let queued = waits && self.runs.of_session(&key).iter().any(|run| run.is_busy());
         if queued && request.source.channel.as_deref() == Some("webchat") {
             // The caller is told at once that its message waits, and clients
             // take that for the end of the run of this name.
@@ -273,7 +275,7 @@ impl Agent {
         if let Err(known) = self.runs.add(&run) {
             return Ok(Started::InFlight { accepted_at_ms: known.accepted_at_ms });
         }
-        let begun = match self.store_accepted(&run, &request, queued).await {
+        let begun = match self.store_accepted(&run, &request, waits).await {
             Ok(Ok(begun)) => begun,
             Ok(Err(row)) => {
                 self.runs.remove(&run.id);
@@ -310,7 +312,7 @@ impl Agent {
         &self,
         run: &Run,
         request: &RunRequest,
-        queued: bool,
+        waits: bool,
     ) -> Result<Result<Option<Begun>, Option<RunRow>>, StoreError> {
         let row = NewRun {
             id: run.id.clone(),
@@ -319,7 +321,7 @@ impl Agent {
             request: serde_json::to_string(request).expect("requests serialize"),
             accepted_at_ms: run.accepted_at_ms,
         };
-        let plan = (!queued && !request.command).then(|| self.plan(run, request));
+        let plan = (!waits && !request.command).then(|| self.plan(run, request));
         self.parts
             .store
             .write(move |db| {

@@ -31,9 +31,20 @@ pub(super) struct Told {
     seq: u64,
     /// Text of the current message of the assistant.
     text: String,
+    /// How much of it was told, without the space around it.
+    told_bytes: usize,
+    /// Whether its end was told, or is about to be.
+    over: bool,
     last_delta: Option<Instant>,
     stopped: Option<StopCause>,
     started_at_ms: Option<i64>,
+}
+
+impl Told {
+    fn begin_message(&mut self) {
+        self.text.clear();
+        self.told_bytes = 0;
+    }
 }
 
 /// Why a run was stopped.
@@ -78,6 +89,13 @@ impl Run {
         self.told().started_at_ms
     }
 
+    /// Returns whether the run keeps others waiting for long: not when it was
+    /// stopped or when all is told.
+    pub(super) fn is_busy(&self) -> bool {
+        let told = self.told();
+        !told.over && told.stopped.is_none()
+    }
+
     /// Returns what the assistant said of its current message.
     pub(super) fn partial_text(&self) -> String {
         self.told().text.trim().to_owned()
@@ -87,23 +105,30 @@ impl Run {
     pub(super) fn tell_start(&self, bus: &Bus) {
         let mut told = self.told();
         let now = now_ms();
-        told.text.clear();
+        told.begin_message();
         told.started_at_ms.get_or_insert(now);
         self.step(&mut told, bus, Stream::Lifecycle, json!({"phase": "start", "startedAt": now}));
     }
 
     /// Begins another message of the assistant.
     pub(super) fn begin_message(&self) {
-        self.told().text.clear();
+        self.told().begin_message();
     }
 
-    /// Tells further text of the assistant's current message.
-    pub(super) fn tell_text(&self, bus: &Bus, delta: &str) {
+    /// Tells further text of the assistant's current message. Space at its end
+    /// is told together with what follows it.
+    pub(super) fn tell_text(&self, bus: &Bus, further: &str) {
         let mut told = self.told();
-        told.text.push_str(delta);
-        let data = json!({"text": told.text, "delta": delta});
+        told.text.push_str(further);
+        let text = told.text.trim();
+        let Some(delta) = text.get(told.told_bytes..).filter(|delta| !delta.is_empty()) else {
+            return;
+        };
+        let data = json!({"text": text, "delta": delta});
+        let is_silence = NO_REPLY.starts_with(text);
+        told.told_bytes = text.len();
         self.step(&mut told, bus, Stream::Assistant, data);
-        if told.stopped.is_some() || NO_REPLY.starts_with(told.text.trim()) {
+        if told.stopped.is_some() || is_silence {
             return;
         }
         let now = Instant::now();
@@ -112,7 +137,7 @@ impl Run {
         }
         told.last_delta = Some(now);
         let event = ChatEvent {
-            message: Some(spoken(&told.text)),
+            message: Some(spoken(told.text.trim())),
             ..self.chat(ChatState::Delta, told.seq)
         };
         bus.publish_to_session(&ChatDelta(event), &self.spelled_key);
@@ -139,6 +164,7 @@ impl Run {
     /// Tells that the run ended well, or was stopped.
     pub(super) fn tell_end(&self, bus: &Bus, ended_at_ms: i64) {
         let mut told = self.told();
+        told.over = true;
         let mut data = json!({"phase": "end", "endedAt": ended_at_ms});
         if told.stopped.is_some() {
             data["aborted"] = true.into();
@@ -147,7 +173,7 @@ impl Run {
         if told.stopped.is_some() {
             return;
         }
-        let text = told.text.trim_end();
+        let text = told.text.trim();
         let message = (!text.is_empty() && !is_silent(text)).then(|| spoken(text));
         let event = ChatEvent { message, ..self.chat(ChatState::Final, told.seq) };
         bus.publish_to_session(&event, &self.spelled_key);
@@ -156,6 +182,7 @@ impl Run {
     /// Tells that the run failed.
     pub(super) fn tell_error(&self, bus: &Bus, error: &str, ended_at_ms: i64) {
         let mut told = self.told();
+        told.over = true;
         let mut data = json!({"phase": "error"});
         if let Some(started_at) = told.started_at_ms {
             data["startedAt"] = started_at.into();

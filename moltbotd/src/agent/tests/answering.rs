@@ -17,7 +17,7 @@ fn too_long() -> ProviderError {
 
 #[tokio::test]
 async fn a_run_is_told_step_by_step_and_kept() {
-    let script = Script::of([vec![Step::Say("Hello"), Step::Say(" there.")]]);
+    let script = Script::of([vec![Step::Say("Hello "), Step::Say("there."), Step::Say(" ")]]);
     let mut world = World::new(script);
     world.answered("k1", "hi").await;
     assert_eq!(
@@ -32,7 +32,7 @@ async fn a_run_is_told_step_by_step_and_kept() {
         ]
     );
     let messages = world.messages("agent:main:main").await;
-    assert_eq!(world.transcript("agent:main:main").await, ["user: hi", "assistant: Hello there."]);
+    assert_eq!(world.transcript("agent:main:main").await, ["user: hi", "assistant: Hello there. "]);
     assert_eq!(messages[1]["usage"]["totalTokens"], 18);
     assert_eq!(messages[1]["stopReason"], "stop");
     let entry = world.store.read(|db| db.session("agent:main:main")).await.unwrap().unwrap();

@@ -28,6 +28,30 @@ async fn a_message_for_a_busy_conversation_waits_and_runs_under_another_name() {
 }
 
 #[tokio::test]
+async fn a_message_right_after_a_stop_keeps_its_name() {
+    let mut world = World::new(Script::of([vec![Step::Say("One"), Step::Hang]]));
+    drop(world.send("k1", "first").await);
+    world.told_until("chat k1#2 delta One").await;
+    world.agent.abort("main", None, StopCause::Rpc);
+    let second = world.send("k2", "second").await;
+    assert!(!second.queued);
+    drop(second);
+    world.told_until("chat k2#3 final ok").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_right_after_an_answer_keeps_its_name() {
+    let mut world = World::new(Script::of([]));
+    for index in 0..100 {
+        let id = format!("k{index}");
+        let accepted = world.send(&id, "hi").await;
+        assert!(!accepted.queued);
+        drop(accepted);
+        world.told_until(&format!("chat {id}#3 final ok")).await;
+    }
+}
+
+#[tokio::test]
 async fn other_conversations_do_not_wait() {
     let script = Script::of([vec![Step::Say("One"), Step::Hang]]);
     let mut world = World::new(script);
