@@ -293,7 +293,7 @@ async fn what_is_said_to_a_node_reaches_the_agent() {
     let heard = json!({ "text": " good morning ", "sessionKey": "attic" });
     let event = json!({ "event": "voice.transcript", "payload": heard });
     node.call("node.event", event).await.unwrap();
-    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
     assert!(chat["payload"]["runId"].as_str().unwrap().starts_with("voice-"));
     assert_eq!(chat["payload"]["sessionKey"], "attic");
     assert!(chat["payload"]["message"].to_string().contains("echo: good morning"));
@@ -301,7 +301,7 @@ async fn what_is_said_to_a_node_reaches_the_agent() {
     let asked = json!({ "message": "and again", "deliver": true, "channel": "nowhere" });
     let event = json!({ "event": "agent.request", "payloadJSON": asked.to_string() });
     node.call("node.event", event).await.unwrap();
-    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
     assert_eq!(chat["payload"]["sessionKey"], format!("node-{}", device.id()));
     assert!(chat["payload"]["message"].to_string().contains("and again"));
 }
@@ -329,7 +329,7 @@ async fn a_tool_call_of_the_model_comes_back_with_the_output_of_the_node() {
         "stderr": "", "error": null,
     });
     reply(&mut node, &request, json!({ "payloadJSON": ran.to_string() })).await.unwrap();
-    let chat = operator.event_where("chat", |frame| frame["payload"]["state"] == "final").await;
+    let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
     let text = chat["payload"]["message"]["content"][0]["text"].as_str().unwrap();
     assert_eq!(text, "Linux attic\nexit code 0");
 }

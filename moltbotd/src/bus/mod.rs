@@ -22,6 +22,9 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 pub use self::outbox::{Close, Outbox, Push};
 use crate::auth::Caller;
 
+/// Sessions a node can listen to at once; it is not told of further ones.
+const MAX_SESSIONS: usize = 256;
+
 /// The set of connected clients.
 #[derive(Debug, Default)]
 pub struct Bus {
@@ -132,9 +135,9 @@ impl Bus {
     pub fn subscribe(&self, conn_id: &str, session_key: &str, listen: bool) {
         let mut hub = self.hub();
         for client in hub.clients.iter_mut().filter(|client| client.caller.conn_id == conn_id) {
-            if listen {
+            if listen && client.sessions.len() < MAX_SESSIONS {
                 client.sessions.insert(session_key.to_owned());
-            } else {
+            } else if !listen {
                 client.sessions.remove(session_key);
             }
         }

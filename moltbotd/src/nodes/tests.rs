@@ -282,16 +282,15 @@ async fn the_list_joins_what_is_connected_and_what_is_paired() {
         .store
         .write(|db| {
             for (id, name, roles) in [
-                ("paired", "B paired", r#"["node"]"#),
-                ("dev", "A device", r#"["operator","node"]"#),
-                ("person", "C", r#"["operator"]"#),
+                ("paired", "B paired", &["node"] as &[&str]),
+                ("dev", "A device", &["operator", "node"]),
+                ("person", "C", &["operator"]),
             ] {
-                db.0.execute(
-                    "INSERT INTO device (id, public_key, display_name, platform, roles, scopes,
-                                         created_at_ms, approved_at_ms)
-                     VALUES (?1, 'k', ?2, 'linux', ?3, '[]', 1, 1)",
-                    rusqlite::params![id, name, roles],
-                )?;
+                let device = json!({
+                    "deviceId": id, "publicKey": "k", "displayName": name, "platform": "linux",
+                    "roles": roles, "scopes": [], "createdAtMs": 1, "approvedAtMs": 1,
+                });
+                db.put_device(&serde_json::from_value(device).unwrap())?;
             }
             Ok(())
         })
