@@ -3,6 +3,7 @@
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod advisories;
 mod config;
 mod contract;
 mod events;
