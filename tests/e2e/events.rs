@@ -63,7 +63,8 @@ async fn nodes_do_not_hear_of_pairing() {
 
 #[tokio::test]
 async fn a_stalled_client_is_dropped_and_others_are_not() {
-    let gateway = json!({ "auth": { "token": TOKEN }, "limits": { "maxBufferedBytes": 65_536 } });
+    let gateway =
+        json!({ "auth": { "token": TOKEN }, "limits": { "maxBufferedBytes": 1_000_000 } });
     let daemon = Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await;
     let mut stalled = daemon.operator().await;
     let mut reading = daemon.operator().await;

@@ -100,12 +100,14 @@ impl Foreign {
     }
 
     /// Starts a gateway on a free port and waits until it listens.
-    pub(crate) async fn gateway(&self, token: &str) -> (Child, u16) {
+    ///
+    /// Port and token go into its configuration: the flags of `gateway run` are
+    /// taken by the command above it.
+    pub(crate) async fn gateway(&self, config: &mut Value) -> (Child, u16) {
         let port = ports::free();
-        let number = port.to_string();
-        let arguments =
-            ["gateway", "run", "--port", &number, "--token", token, "--allow-unconfigured"];
-        let mut child = self.start(&arguments);
+        config["gateway"]["port"] = port.into();
+        std::fs::write(self.home().join("config.json"), config.to_string()).unwrap();
+        let mut child = self.start(&["gateway", "run"]);
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             let ended = child.try_wait().unwrap();

@@ -33,11 +33,12 @@ async fn the_node_host_of_the_reference_is_approved_and_invoked() {
 
     let port = daemon.port().to_string();
     let mut node = host.start(&["node", "run", "--host", "127.0.0.1", "--port", &port]);
-    let request =
-        wait_for(&mut operator, "device.pair.list", |list| list["pending"][0]["requestId"].clone())
-            .await;
+    let request = wait_for(&mut operator, "device.pair.list", &host, |list| {
+        list["pending"][0]["requestId"].clone()
+    })
+    .await;
     operator.call("device.pair.approve", json!({ "requestId": request })).await.unwrap();
-    let id = wait_for(&mut operator, "node.list", |list| {
+    let id = wait_for(&mut operator, "node.list", &host, |list| {
         let nodes = list["nodes"].as_array().cloned().unwrap_or_default();
         nodes
             .iter()
@@ -93,7 +94,12 @@ fn pointed_at(daemon: &Daemon) -> Value {
 }
 
 /// Asks again until there is an answer. The other side needs seconds to start.
-async fn wait_for(client: &mut Client, method: &str, pick: impl Fn(&Value) -> Value) -> Value {
+async fn wait_for(
+    client: &mut Client,
+    method: &str,
+    host: &Foreign,
+    pick: impl Fn(&Value) -> Value,
+) -> Value {
     for _ in 0..600 {
         let found = pick(&client.call(method, json!({})).await.unwrap());
         if !found.is_null() {
@@ -101,5 +107,5 @@ async fn wait_for(client: &mut Client, method: &str, pick: impl Fn(&Value) -> Va
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    panic!("{method} never showed it");
+    panic!("{method} never showed it; the host says: {}", host.log());
 }

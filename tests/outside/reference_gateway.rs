@@ -23,8 +23,7 @@ async fn moltbotctl_drives_a_gateway_of_the_reference() {
     let reference = Foreign::clawdbot(&config).await;
     config["agents"]["defaults"]["workspace"] =
         reference.home().join("work").display().to_string().into();
-    std::fs::write(reference.home().join("config.json"), config.to_string()).unwrap();
-    let (mut gateway, port) = reference.gateway(TOKEN).await;
+    let (mut gateway, port) = reference.gateway(&mut config).await;
 
     let home = tempfile::tempdir().unwrap();
     let ctl = Ctl::alone(home.path());

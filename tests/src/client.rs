@@ -363,6 +363,11 @@ impl Client {
         }
     }
 
+    /// Keeps a frame for whoever asks for it next.
+    pub fn put_back(&mut self, frame: Value) {
+        self.read.push_front(frame);
+    }
+
     /// Returns what was read and not asked for.
     pub fn take_read(&mut self) -> Vec<Value> {
         self.read.drain(..).collect()

@@ -152,7 +152,7 @@ fn is_counter(path: &str) -> bool {
 /// Text a model was still saying when the frame was sent: where it was cut
 /// depends on timing.
 fn is_speech(path: &str) -> bool {
-    path.ends_with("data.text") || path.ends_with("data.delta") || path == "delta.text"
+    path.ends_with("data.text") || path.ends_with("data.delta")
 }
 
 fn told(recorded: &Value, ours: &Value) -> String {
