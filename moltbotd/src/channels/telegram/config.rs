@@ -393,6 +393,12 @@ impl Settings {
         (self.media_max_mb.max(0.0) * 1024.0 * 1024.0) as u64
     }
 
+    /// Without a pause the questions would follow one another at full speed;
+    /// above 50 s Telegram cuts it anyway.
+    pub(super) fn poll_timeout(&self) -> Duration {
+        Duration::from_secs(self.poll_timeout_seconds.clamp(1, 50).into())
+    }
+
     pub(super) fn timeout(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.max(1))
     }

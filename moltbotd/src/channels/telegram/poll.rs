@@ -108,14 +108,14 @@ impl<'a> Poller<'a> {
     }
 
     async fn ask(&self, offset: Option<i64>) -> Result<Vec<Box<RawValue>>, ApiError> {
-        let hold = self.bot.settings.poll_timeout_seconds;
+        let hold = self.bot.settings.poll_timeout();
         let params = GetUpdatesParams {
             offset,
             limit: Some(BATCH),
-            timeout: Some(hold),
+            timeout: u32::try_from(hold.as_secs()).ok(),
             allowed_updates: Some(vec![AllowedUpdate::Message]),
         };
-        let timeout = Duration::from_secs(hold.into()) + MARGIN;
+        let timeout = hold + MARGIN;
         let answer: MethodResponse<Vec<Box<RawValue>>> =
             self.bot.api.call("getUpdates", Some(&params), timeout).await?;
         Ok(answer.result)
@@ -154,7 +154,7 @@ impl<'a> Poller<'a> {
 
     /// Shows what is wrong and waits; `false` when told to stop.
     async fn recover(&mut self, error: &ApiError) -> bool {
-        let hold = Duration::from_secs(self.bot.settings.poll_timeout_seconds.into());
+        let hold = self.bot.settings.poll_timeout();
         let (text, pause) = match error {
             ApiError::Refused { code: 409, description, .. } => {
                 let text = format!(

@@ -369,3 +369,108 @@ impl History {
         self.0.remove(chat).map(Vec::from).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{super::config::GroupPolicy, super::config::Settings, *};
+
+    fn read(section: Value, updates: &[Value]) -> Vec<Outcome> {
+        let settings: Settings = serde_json::from_value(section).unwrap();
+        let me = Me { id: 99, username: "HelperBot".into() };
+        let mentions = [Regex::new("(?i)\\bjarvis\\b").unwrap()];
+        let access = Access { settings: &settings, group_policy: GroupPolicy::Open, approved: &[] };
+        let reader =
+            Reader { account: "default", me: &me, access, mentions: &mentions, history_limit: 2 };
+        let mut history = History::default();
+        let read = |update: &Value| {
+            let raw = serde_json::value::to_raw_value(update).unwrap();
+            reader.read(&raw, &mut history).unwrap().outcome
+        };
+        updates.iter().map(read).collect()
+    }
+
+    fn update(more: Value) -> Value {
+        let mut message = json!({
+            "message_id": 5, "date": 1_700_000_000,
+            "from": { "id": 7, "is_bot": false, "first_name": "Ann", "last_name": "Lee" },
+            "chat": { "id": -5, "type": "supergroup", "title": "G" },
+        });
+        for (key, value) in more.as_object().unwrap() {
+            message[key] = value.clone();
+        }
+        json!({ "update_id": 1, "message": message })
+    }
+
+    fn message(outcome: &Outcome) -> &InboundMessage {
+        match outcome {
+            Outcome::Message(pending) => &pending.message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn talk_before_a_mention_is_its_context() {
+        let mention = json!([{ "type": "mention", "offset": 0, "length": 10 }]);
+        let said = |text: &str| update(json!({ "text": text }));
+        let asked = json!({ "text": "@helperbot, hi", "entities": mention });
+        let outcomes = read(json!({}), &[said("a"), said("b"), said("c"), update(asked)]);
+        assert!(outcomes[..3].iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
+        let message = message(&outcomes[3]);
+        assert_eq!(message.text, "hi");
+        assert_eq!(message.context, ["Ann Lee: b", "Ann Lee: c"]);
+        assert_eq!(message.peer.id, "-5");
+    }
+
+    #[test]
+    fn a_name_and_a_reply_are_mentions_too() {
+        let reply = json!({
+            "text": "and you?",
+            "reply_to_message": {
+                "message_id": 4, "date": 1, "text": "I am fine",
+                "from": { "id": 99, "is_bot": true, "first_name": "H" },
+                "chat": { "id": -5, "type": "supergroup", "title": "G" },
+            },
+        });
+        let named = json!({ "text": "hey Jarvis" });
+        let outcomes = read(json!({}), &[update(reply), update(named)]);
+        assert_eq!(message(&outcomes[0]).quoted.as_deref(), Some("I am fine"));
+        assert_eq!(message(&outcomes[1]).text, "hey Jarvis");
+    }
+
+    #[test]
+    fn commands_in_groups_need_authority_and_the_right_bot() {
+        let said = |text: &str| update(json!({ "text": text }));
+        let texts = [said("/status@HelperBot now"), said("/status@OtherBot"), said("/status")];
+        let named = read(json!({ "allowFrom": [7] }), &texts);
+        assert_eq!(message(&named[0]).text, "/status now");
+        assert!(message(&named[0]).authorized);
+        assert!(matches!(named[1], Outcome::Ignored));
+        assert_eq!(message(&named[2]).text, "/status");
+        let strangers = read(json!({ "groupPolicy": "open" }), &texts);
+        assert!(strangers.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
+    }
+
+    #[test]
+    fn a_topic_is_a_conversation_of_its_own() {
+        let chat = json!({ "id": -5, "type": "supergroup", "title": "G", "is_forum": true });
+        let topic = json!({
+            "text": "jarvis?", "chat": chat, "is_topic_message": true, "message_thread_id": 33,
+        });
+        let general = json!({ "text": "jarvis?", "chat": chat });
+        let outcomes = read(json!({}), &[update(topic), update(general)]);
+        assert_eq!(message(&outcomes[0]).peer.id, "-5:topic:33");
+        assert_eq!(message(&outcomes[0]).route.thread.as_deref(), Some("33"));
+        assert_eq!(message(&outcomes[1]).peer.id, "-5:topic:1");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_ignored() {
+        let broken = json!({ "update_id": 1, "message": { "message_id": "x" } });
+        let unknown = json!({ "update_id": 2, "news_of_tomorrow": {} });
+        let joined = update(json!({ "new_chat_title": "T" }));
+        let outcomes = read(json!({}), &[broken, unknown, joined]);
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
+    }
+}
