@@ -347,3 +347,22 @@ async fn a_probe_asks_who_the_bot_is() {
     assert_eq!(health["channels"]["telegram"]["configured"], true, "{health}");
     assert_eq!(health["channelLabels"]["telegram"], "Telegram");
 }
+
+#[tokio::test]
+async fn a_changed_section_takes_effect_without_a_second_poller() {
+    let telegram = Telegram::start().await;
+    let mut daemon = daemon(&telegram, json!({ "dmPolicy": "allowlist" })).await;
+    telegram.says(7, "before").await;
+    telegram.shows_text(7, "before").await;
+    daemon.configure(json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "channels": { "telegram": telegram.section(json!({ "allowFrom": [8] })) },
+    }));
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    let mut operator = daemon.operator().await;
+    let first = account(&mut operator).await["lastStartAt"].clone();
+    until_account(&mut operator, |account| account["lastStartAt"] != first).await;
+    telegram.says(8, "after").await;
+    telegram.shows_text(8, "after").await;
+    assert_eq!(telegram.front.most_polls(BOT), 1);
+}
