@@ -13,14 +13,19 @@ async fn ask_silent_server(head: &'static str) -> Vec<Result<Chunk, ProviderErro
         let mut open = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = [0; 1024];
-            let read = stream.read(&mut request).await.unwrap();
-            assert!(read > 0);
-            stream.write_all(head.as_bytes()).await.unwrap();
+            // The client may have given up already.
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(head.as_bytes()).await;
             open.push(stream);
         }
     });
     let short = Duration::from_millis(20);
-    let timing = Timing { headers: short, idle: short, wait: Duration::ZERO, ..Timing::default() };
+    let timing = Timing { wait: Duration::ZERO, ..Timing::default() };
+    let timing = if head.is_empty() {
+        Timing { headers: short, ..timing }
+    } else {
+        Timing { idle: short, ..timing }
+    };
     let hosted = Hosted { timing, ..Hosted::default() };
     let provider = json!({ "baseUrl": format!("http://{address}/v1") });
     let sections = json!({ "models": { "providers": { "mine": provider } } });
