@@ -12,6 +12,8 @@ pub mod model;
 mod patch;
 mod preview;
 pub mod system_events;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc};
 
