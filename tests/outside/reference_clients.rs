@@ -32,12 +32,16 @@ async fn the_node_host_of_the_reference_is_approved_and_invoked() {
     let mut operator = daemon.operator().await;
 
     let port = daemon.port().to_string();
-    let mut node = host.start(&["node", "run", "--host", "127.0.0.1", "--port", &port]);
+    // It ends when it is refused; people start it again once it is approved.
+    let run = ["node", "run", "--host", "127.0.0.1", "--port", &port];
+    let mut refused = host.start(&run);
     let request = wait_for(&mut operator, "device.pair.list", &host, |list| {
         list["pending"][0]["requestId"].clone()
     })
     .await;
     operator.call("device.pair.approve", json!({ "requestId": request })).await.unwrap();
+    refused.wait().await.unwrap();
+    let mut node = host.start(&run);
     let id = wait_for(&mut operator, "node.list", &host, |list| {
         let nodes = list["nodes"].as_array().cloned().unwrap_or_default();
         nodes
