@@ -264,8 +264,9 @@ mod tests {
         {
             let path = dir.path().join(name);
             fs::write(&path, content).unwrap();
-            let held = Held::take(&path, &note()).unwrap();
-            assert_eq!(read(&mut File::open(&held.path).unwrap()), Some(note()));
+            let note = note();
+            let held = Held::take(&path, &note).unwrap();
+            assert_eq!(read(&mut File::open(&held.path).unwrap()), Some(note));
         }
     }
 
