@@ -18,3 +18,4 @@ mod pairing;
 mod paths;
 mod replay;
 mod service_files;
+mod state;

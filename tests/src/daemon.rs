@@ -180,6 +180,16 @@ impl Daemon {
         (self.port, self.child) = launch(self.home.path(), &self.options).await;
     }
 
+    /// Tries to start again where that must fail; returns the exit code and
+    /// what was written to standard error.
+    pub async fn fail_to_start(&mut self) -> (Option<i32>, String) {
+        let before = self.log().len();
+        let program = programs::moltbotd();
+        self.child = spawn(&program, self.home.path(), &self.options, ports::free());
+        let status = self.ended().await;
+        (status.code(), self.log()[before..].to_owned())
+    }
+
     /// Replaces the configuration file. The daemon reads it at its next start
     /// or reload.
     pub fn configure(&mut self, config: Value) {

@@ -109,6 +109,8 @@ impl Store {
         // SQLite gives its side files the mode of the database itself.
         private::file(path)?;
         let mut connection = Connection::open(path)?;
+        // First of all: a file of a newer version is left as it is.
+        version(&connection)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
         connection.pragma_update(None, "synchronous", "full")?;
         connection.pragma_update(None, "foreign_keys", true)?;
@@ -181,13 +183,16 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_nodes.sql"),
 ];
 
-fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+/// Returns the version of the file: how many migrations it has seen.
+fn version(connection: &Connection) -> Result<usize, StoreError> {
     let found: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let found = usize::try_from(found).unwrap_or(usize::MAX);
     let known = MIGRATIONS.len();
-    if found > known {
-        return Err(StoreError::Newer { found, known });
-    }
+    if found > known { Err(StoreError::Newer { found, known }) } else { Ok(found) }
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), StoreError> {
+    let found = version(connection)?;
     for (index, sql) in MIGRATIONS.iter().enumerate().skip(found) {
         let transaction = connection.transaction()?;
         transaction.execute_batch(sql)?;
