@@ -235,7 +235,7 @@ pub enum PairingCommand {
     },
     /// Admit somebody by the code they were sent
     Approve {
-        /// [CHANNEL] CODE
+        /// The channel, where several are meant, and the code
         #[arg(required = true, num_args = 1..=2, value_name = "CHANNEL] [CODE")]
         words: Vec<String>,
         /// Tell them

@@ -2,27 +2,16 @@
 
 use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use futures_util::{
-    SinkExt as _, StreamExt as _,
-    stream::{SplitSink, SplitStream},
-};
 use moltbot_protocol::{Delivery, Text, frame::RequestFrame};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::Semaphore,
-    time::timeout,
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        protocol::{CloseFrame, frame::coding::CloseCode},
-    },
-};
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{Shared, guarded::Guarded};
+use super::{
+    Shared,
+    wire::{Reader, Socket, Writer, is_too_much},
+};
 use crate::{
     auth::Caller,
     bus::{Close, Outbox},
@@ -36,56 +25,61 @@ const IN_FLIGHT: usize = 128;
 /// How long a goodbye may take to leave, and the peer to answer it.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-/// A byte stream a client may come through.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
-
-type Sink<'a, S> = SplitSink<&'a mut WebSocketStream<Guarded<S>>, Message>;
-type Stream<'a, S> = SplitStream<&'a mut WebSocketStream<Guarded<S>>>;
-
 /// Serves a client until it leaves or is sent away.
 pub(super) async fn run<S: Socket>(
-    socket: &mut WebSocketStream<Guarded<S>>,
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
     shared: &Shared,
     caller: &Arc<Caller>,
     outbox: &Arc<Outbox>,
 ) {
-    let close = {
-        let (mut sink, mut stream) = socket.split();
-        tokio::select! {
-            close = read(&mut stream, shared, caller, outbox) => close,
-            close = write(&mut sink, outbox) => close,
-            // A writer blocked on a full socket does not look at the queue.
-            close = outbox.closed() => Some(close),
-        }
+    let end = tokio::select! {
+        end = read(reader, shared, caller, outbox) => end,
+        end = write(writer, outbox) => end,
+        // A writer blocked on a full socket does not look at the queue.
+        close = outbox.closed() => End::SentAway(close),
     };
-    if let Some(close) = close {
-        goodbye(socket, &close).await;
+    match end {
+        End::Gone => {}
+        End::Left => acknowledge(reader, writer).await,
+        End::SentAway(close) => goodbye(reader, writer, &close).await,
     }
+}
+
+/// How a connection ended.
+enum End {
+    /// The peer vanished.
+    Gone,
+    /// The peer said goodbye.
+    Left,
+    /// We say goodbye.
+    SentAway(Close),
 }
 
 /// Turns incoming messages into calls. A client that does not read its answers
 /// is not read from either.
 async fn read<S: Socket>(
-    stream: &mut Stream<'_, S>,
+    reader: &mut Reader<S>,
     shared: &Shared,
     caller: &Arc<Caller>,
     outbox: &Arc<Outbox>,
-) -> Option<Close> {
+) -> End {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
     loop {
         outbox.room().await;
         let permit = Arc::clone(&in_flight).acquire_owned().await.expect("never closed");
-        let message = match stream.next().await {
+        let message = match reader.next().await {
             Some(Ok(message)) => message,
-            Some(Err(Error::Capacity(_))) => return Some(Close { code: 1009, reason: "".into() }),
-            Some(Err(_)) | None => return None,
+            Some(Err(error)) if is_too_much(&error) => {
+                return End::SentAway(Close { code: 1009, reason: "".into() });
+            }
+            Some(Err(_)) | None => return End::Gone,
         };
         let text: &str = match &message {
             Message::Text(text) => text,
             // Some clients send the same text as a binary message.
             Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
-            Message::Close(_) => return None,
+            Message::Close(_) => return End::Left,
             _ => continue,
         };
         let frame = match serde_json::from_str::<RequestFrame<'_>>(text) {
@@ -117,37 +111,60 @@ async fn read<S: Socket>(
     }
 }
 
-/// Writes what is queued, flushing once per batch, until the queue is finished
-/// or the peer is gone.
-async fn write<S: Socket>(sink: &mut Sink<'_, S>, outbox: &Outbox) -> Option<Close> {
+/// Writes what is queued, in batches, until the queue is finished or the peer
+/// is gone.
+async fn write<S: Socket>(writer: &mut Writer<S>, outbox: &Outbox) -> End {
     let mut frames = VecDeque::new();
     loop {
-        if let Some(close) = outbox.take(&mut frames).await {
-            return Some(close);
+        tokio::select! {
+            close = outbox.take(&mut frames) => {
+                if let Some(close) = close {
+                    return End::SentAway(close);
+                }
+                let bytes = frames.iter().map(|frame| frame.len()).sum();
+                if writer.send(frames.drain(..)).await.is_err() {
+                    return End::Gone;
+                }
+                outbox.written(bytes);
+                // A burst would leave its room behind for as long as the client stays.
+                frames.shrink_to(4);
+            }
+            () = writer.has_control() => {
+                if writer.send_control().await.is_err() {
+                    return End::Gone;
+                }
+            }
         }
-        let mut bytes = 0;
-        for frame in frames.drain(..) {
-            bytes += frame.len();
-            sink.feed(Message::Text(frame)).await.ok()?;
-        }
-        sink.flush().await.ok()?;
-        outbox.written(bytes);
-        // A burst would leave its room behind for as long as the client stays.
-        frames.shrink_to(16);
     }
+}
+
+/// Answers a peer's goodbye.
+pub(super) async fn acknowledge<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>) {
+    // Reading on makes the library hand out its answer, and then end.
+    let farewell = async {
+        let _ = reader.next().await;
+        let _ = writer.send_control().await;
+    };
+    let _ = timeout(CLOSE_GRACE, farewell).await;
 }
 
 /// Says goodbye and waits a moment for the peer to have read it: closing a
 /// socket with unread input would destroy what is still on the way.
-pub(super) async fn goodbye<S: Socket>(socket: &mut WebSocketStream<Guarded<S>>, close: &Close) {
+pub(super) async fn goodbye<S: Socket>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
+    close: &Close,
+) {
     if close.code == 0 {
         return;
     }
-    let frame =
-        CloseFrame { code: CloseCode::from(close.code), reason: close.reason.as_ref().into() };
     let farewell = async {
-        if socket.close(Some(frame)).await.is_ok() {
-            while let Some(Ok(_)) = socket.next().await {}
+        if writer.close(close).await.is_ok() {
+            while let Some(Ok(message)) = reader.next().await {
+                if message.is_close() {
+                    return;
+                }
+            }
         }
     };
     let _ = timeout(CLOSE_GRACE, farewell).await;

@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{SinkExt as _, StreamExt as _};
 use moltbot_protocol::{
     ErrorCode, ErrorShape, PROTOCOL_VERSION, events,
     frame::{RequestFrame, ResponseFrame},
@@ -12,20 +11,14 @@ use moltbot_protocol::{
     },
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::{Instant, timeout, timeout_at},
-};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{self, Message, Utf8Bytes},
-};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use uuid::Uuid;
 
 use super::{
     Place, Shared, connection,
-    connection::{Socket, goodbye},
-    guarded::{Guarded, TooMuch},
+    connection::goodbye,
+    wire::{Reader, Socket, Writer, is_too_much},
 };
 use crate::{
     auth::{Admitted, Caller, Ingress, Refusal},
@@ -53,49 +46,49 @@ struct Login {
 
 /// Takes a fresh socket through the handshake and, when the peer gets in,
 /// serves it to its end.
-pub(super) async fn run<S>(
-    mut socket: WebSocketStream<Guarded<S>>,
+pub(super) async fn run<S: Socket>(
+    mut reader: Reader<S>,
+    mut writer: Writer<S>,
     ingress: Ingress,
     shared: Shared,
     place: Place,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+) {
     let limits = &shared.gateway.config.get().gateway.limits;
     let deadline = Instant::now() + Duration::from_millis(limits.handshake_timeout_ms);
     let conn_id = Uuid::new_v4().to_string();
     let login = tokio::select! {
         () = shared.closing.cancelled() => {
-            return goodbye(&mut socket, &Close::RESTART).await;
+            return goodbye(&mut reader, &mut writer, &Close::RESTART).await;
         }
-        login = timeout_at(deadline, login(&mut socket, &ingress, &shared)) => login,
+        login = timeout_at(deadline, login(&mut reader, &mut writer, &ingress, &shared)) => login,
     };
     match login {
         Ok(Ok(Some(login))) => {
             drop(place);
-            welcome(socket, conn_id, login, &ingress, &shared, deadline).await;
+            welcome(reader, writer, conn_id, login, &ingress, &shared, deadline).await;
         }
         Ok(Ok(None)) => {}
-        Ok(Err(failed)) => refuse(&mut socket, failed).await,
+        Ok(Err(failed)) => refuse(&mut reader, &mut writer, failed).await,
         Err(_) => {
             let silence = Close { code: 1000, reason: "".into() };
-            goodbye(&mut socket, &silence).await;
+            goodbye(&mut reader, &mut writer, &silence).await;
         }
     }
 }
 
 /// Returns `None` when the peer went away.
 async fn login<S: Socket>(
-    socket: &mut WebSocketStream<Guarded<S>>,
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
     ingress: &Ingress,
     shared: &Shared,
 ) -> Result<Option<Login>, Failed> {
     let nonce = Uuid::new_v4().to_string();
     let challenge = events::system::ConnectChallenge { nonce: nonce.clone(), ts: clock::now_u64() };
-    if socket.send(Message::Text(bus::addressed(&challenge))).await.is_err() {
+    if writer.send([bus::addressed(&challenge)]).await.is_err() {
         return Ok(None);
     }
-    let Some(text) = first_text(socket).await? else { return Ok(None) };
+    let Some(text) = first_text(reader, writer).await? else { return Ok(None) };
     let (request_id, params) = connect_params(&text)?;
     match shared.gateway.auth.admit(&params, ingress, &nonce).await {
         Ok(admitted) => Ok(Some(Login { request_id, params, admitted })),
@@ -112,30 +105,35 @@ async fn login<S: Socket>(
 }
 
 async fn first_text<S: Socket>(
-    socket: &mut WebSocketStream<Guarded<S>>,
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
 ) -> Result<Option<String>, Failed> {
     loop {
-        match socket.next().await {
+        let message = tokio::select! {
+            message = reader.next() => message,
+            () = writer.has_control() => {
+                if writer.send_control().await.is_err() {
+                    return Ok(None);
+                }
+                continue;
+            }
+        };
+        match message {
             Some(Ok(Message::Text(text))) => return Ok(Some(text.to_string())),
             // Some clients send the same text as a binary message.
             Some(Ok(Message::Binary(bytes))) => {
                 return String::from_utf8(bytes.into()).map(Some).map_err(|_| Failed::silent());
             }
-            Some(Ok(Message::Close(_))) | None => return Ok(None),
+            Some(Ok(Message::Close(_))) => {
+                connection::acknowledge(reader, writer).await;
+                return Ok(None);
+            }
             Some(Ok(_)) => {}
-            Some(Err(error)) if too_large(&error) => {
+            Some(Err(error)) if is_too_much(&error) => {
                 return Err(Failed { answer: None, code: 1009, reason: String::new() });
             }
-            Some(Err(_)) => return Ok(None),
+            Some(Err(_)) | None => return Ok(None),
         }
-    }
-}
-
-fn too_large(error: &tungstenite::Error) -> bool {
-    match error {
-        tungstenite::Error::Capacity(_) => true,
-        tungstenite::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<TooMuch>()),
-        _ => false,
     }
 }
 
@@ -166,7 +164,8 @@ fn connect_params(text: &str) -> Result<(String, ConnectParams), Failed> {
 /// Attach first, then the snapshot, then the hello, then the stream: nothing
 /// falls between snapshot and stream.
 async fn welcome<S: Socket>(
-    mut socket: WebSocketStream<Guarded<S>>,
+    mut reader: Reader<S>,
+    mut writer: Writer<S>,
     conn_id: String,
     login: Login,
     ingress: &Ingress,
@@ -183,7 +182,7 @@ async fn welcome<S: Socket>(
     let hello = hello(shared, &caller, admitted.token);
     let frame = ResponseFrame { id: &request_id, ok: true, payload: Some(hello), error: None };
     let text = serde_json::to_string(&frame).expect("wire types serialize");
-    socket.get_mut().trust();
+    reader.trust();
     tracing::debug!(
         conn = conn_id,
         client = %printable(&caller.client.id),
@@ -191,10 +190,10 @@ async fn welcome<S: Socket>(
         device = caller.device_id,
         "connected"
     );
-    let sent = timeout_at(deadline, socket.send(Message::text(text))).await;
+    let sent = timeout_at(deadline, writer.send([text.into()])).await;
     if matches!(sent, Ok(Ok(()))) {
         gateway.connected(&caller, &outbox, &params).await;
-        connection::run(&mut socket, shared, &caller, &outbox).await;
+        connection::run(&mut reader, &mut writer, shared, &caller, &outbox).await;
     }
     outbox.close(Close::GONE);
     gateway.bus.detach(&conn_id);
@@ -248,13 +247,13 @@ fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>) -> HelloO
     }
 }
 
-async fn refuse<S: Socket>(socket: &mut WebSocketStream<Guarded<S>>, failed: Failed) {
+async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, failed: Failed) {
     let Failed { answer, code, reason } = failed;
     if let Some(text) = answer {
         // The peer may be gone; the close frame below finds out the same.
-        let _ = timeout(connection::CLOSE_GRACE, socket.send(Message::Text(text))).await;
+        let _ = timeout(connection::CLOSE_GRACE, writer.send([text])).await;
     }
-    goodbye(socket, &Close { code, reason: cut(&reason).to_owned().into() }).await;
+    goodbye(reader, writer, &Close { code, reason: cut(&reason).to_owned().into() }).await;
 }
 
 impl Failed {

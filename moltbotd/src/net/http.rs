@@ -16,30 +16,20 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
-    },
-};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Place, Shared, guarded::Guarded, handshake, ingress, ingress::Listener};
+use super::{Place, Shared, handshake, ingress, ingress::Listener, wire, wire::Socket};
 use crate::auth::Ingress;
 
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The library allocates its read buffer for every connection at once.
-const READ_BUFFER: usize = 4 * 1024;
-const WRITE_BUFFER: usize = 8 * 1024;
 
 type Answer = Response<Full<Bytes>>;
 
 /// Serves one peer: one request, or an upgrade and what follows.
 pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, place: Place)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Socket,
 {
     // The service is called once: plain answers close, by their header. Turning
     // keep-alive off here would add `close` to the answer of an upgrade too,
@@ -73,7 +63,7 @@ fn answer<S>(
     place: &Mutex<Option<Place>>,
 ) -> Answer
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Socket,
 {
     let config = shared.gateway.config.get();
     let judged = ingress::judge(listener, request.headers(), &config.gateway, shared.port);
@@ -105,21 +95,13 @@ where
 
 async fn upgraded<S>(upgrade: OnUpgrade, ingress: Ingress, shared: Shared, place: Place)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Socket,
 {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
     let limit = shared.gateway.config.get().gateway.limits.max_payload;
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(limit))
-        .max_frame_size(Some(limit))
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER);
-    let socket = Guarded::new(parts.io.into_inner(), parts.read_buf.len());
-    let read = parts.read_buf.to_vec();
-    let socket =
-        WebSocketStream::from_partially_read(socket, read, Role::Server, Some(config)).await;
-    handshake::run(socket, ingress, shared, place).await;
+    let (reader, writer) = wire::wire(parts.io.into_inner(), parts.read_buf.to_vec(), limit).await;
+    handshake::run(reader, writer, ingress, shared, place).await;
 }
 
 fn page(request: &Request<Incoming>, shared: &Shared) -> Answer {

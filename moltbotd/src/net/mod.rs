@@ -4,11 +4,11 @@
 //! `handshake` (who) → `connection` (frames) → the router.
 
 mod connection;
-mod guarded;
 mod handshake;
 mod http;
 mod ingress;
 mod listener;
+mod wire;
 
 use std::{
     collections::HashMap,
