@@ -374,11 +374,14 @@ fn kind(frame: &Value) -> String {
     let run = payload["runId"].as_str().unwrap_or_default();
     // The ids of runs that nobody named differ every time.
     let unnamed = ["<", "voice-", "inject-"].iter().any(|start| run.starts_with(start));
-    let run = if unnamed || run.len() == 36 { "" } else { run };
-    let run = Value::from(run);
+    let unnamed = unnamed || run.len() == 36;
+    let run = Value::from(if unnamed { "" } else { run });
+    // Which of them it is shows in its session.
+    let session = if unnamed { payload["sessionKey"].clone() } else { Value::Null };
     let parts = [
         &frame["event"],
         &run,
+        &session,
         &payload["stream"],
         &payload["data"]["phase"],
         &payload["state"],
