@@ -26,24 +26,33 @@ const IN_FLIGHT: usize = 128;
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
 /// Serves a client until it leaves or is sent away.
-pub(super) async fn run<S: Socket>(
-    reader: &mut Reader<S>,
-    writer: &mut Writer<S>,
-    shared: &Shared,
-    caller: &Arc<Caller>,
-    outbox: &Arc<Outbox>,
+pub(super) async fn serve<S: Socket>(
+    mut reader: Reader<S>,
+    mut writer: Writer<S>,
+    shared: Shared,
+    caller: Arc<Caller>,
+    outbox: Arc<Outbox>,
 ) {
     let end = tokio::select! {
-        end = read(reader, shared, caller, outbox) => end,
-        end = write(writer, outbox) => end,
+        end = read(&mut reader, &shared, &caller, &outbox) => end,
+        end = write(&mut writer, &outbox) => end,
         // A writer blocked on a full socket does not look at the queue.
         close = outbox.closed() => End::SentAway(close),
     };
     match end {
         End::Gone => {}
-        End::Left => acknowledge(reader, writer).await,
-        End::SentAway(close) => goodbye(reader, writer, &close).await,
+        End::Left => acknowledge(&mut reader, &mut writer).await,
+        End::SentAway(close) => goodbye(&mut reader, &mut writer, &close).await,
     }
+    depart(&shared, &caller, &outbox);
+}
+
+/// Forgets a client.
+pub(super) fn depart(shared: &Shared, caller: &Caller, outbox: &Outbox) {
+    outbox.close(Close::GONE);
+    shared.gateway.bus.detach(&caller.conn_id);
+    shared.gateway.disconnected(caller);
+    tracing::debug!(conn = caller.conn_id, "disconnected");
 }
 
 /// How a connection ended.

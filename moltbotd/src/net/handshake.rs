@@ -179,9 +179,7 @@ async fn welcome<S: Socket>(
     let outbox = Arc::new(Outbox::new(limit));
     gateway.presence.connected(&caller);
     gateway.bus.attach(Arc::clone(&caller), Arc::clone(&outbox));
-    let hello = hello(shared, &caller, admitted.token);
-    let frame = ResponseFrame { id: &request_id, ok: true, payload: Some(hello), error: None };
-    let text = serde_json::to_string(&frame).expect("wire types serialize");
+    let text = hello_text(shared, &caller, &request_id, admitted.token);
     reader.trust();
     tracing::debug!(
         conn = conn_id,
@@ -191,14 +189,25 @@ async fn welcome<S: Socket>(
         "connected"
     );
     let sent = timeout_at(deadline, writer.send([text.into()])).await;
-    if matches!(sent, Ok(Ok(()))) {
-        gateway.connected(&caller, &outbox, &params).await;
-        connection::run(&mut reader, &mut writer, shared, &caller, &outbox).await;
+    if !matches!(sent, Ok(Ok(()))) {
+        return connection::depart(shared, &caller, &outbox);
     }
-    outbox.close(Close::GONE);
-    gateway.bus.detach(&conn_id);
-    gateway.disconnected(&caller);
-    tracing::debug!(conn = conn_id, "disconnected");
+    gateway.connected(&caller, &outbox, &params).await;
+    // On a task of its own: what the handshake needed would otherwise be kept
+    // for as long as the client stays.
+    shared.tasks.spawn(connection::serve(reader, writer, shared.clone(), caller, outbox));
+}
+
+/// Returns the answer to `connect`.
+fn hello_text(
+    shared: &Shared,
+    caller: &Caller,
+    request_id: &str,
+    token: Option<IssuedToken>,
+) -> String {
+    let payload = Some(hello(shared, caller, token));
+    let frame = ResponseFrame { id: request_id, ok: true, payload, error: None };
+    serde_json::to_string(&frame).expect("wire types serialize")
 }
 
 fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>) -> HelloOk {
