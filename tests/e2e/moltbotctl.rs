@@ -2,43 +2,9 @@
 
 use std::process::Stdio;
 
-use moltbot_tests::{Ctl, Daemon, Options, PATIENCE, daemon::TOKEN};
+use moltbot_tests::{Ctl, Daemon, NodeHost, Options, PATIENCE, daemon::TOKEN};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines},
-    process::{Child, ChildStderr},
-};
-
-/// A running `moltbotctl node run` and what it says.
-struct NodeHost {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl NodeHost {
-    fn start(ctl: &Ctl, arguments: &[&str]) -> Self {
-        let mut command =
-            ctl.command(&[&["node", "run", "--display-name", "lab"], arguments].concat());
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Self { child, lines }
-    }
-
-    /// Waits for a line that begins so and returns the rest of it.
-    async fn says(&mut self, beginning: &str) -> String {
-        let search = async {
-            loop {
-                let line = self.lines.next_line().await.unwrap().expect("the node host runs");
-                if let Some(rest) = line.strip_prefix(beginning) {
-                    return rest.trim().to_owned();
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, search)
-            .await
-            .unwrap_or_else(|_| panic!("the node host never said {beginning:?}"))
-    }
-}
+use tokio::io::AsyncWriteExt as _;
 
 async fn invoke(ctl: &Ctl, command: &str, params: Value) -> Value {
     ctl.json(&["nodes", "invoke", "lab", command, &params.to_string()]).await["payload"].clone()

@@ -8,3 +8,4 @@ mod kill9;
 mod reference_clients;
 mod reference_gateway;
 mod telegram;
+mod whole_way;

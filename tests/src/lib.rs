@@ -11,6 +11,7 @@ pub mod ctl;
 pub mod daemon;
 pub mod device;
 pub mod model_server;
+pub mod node_host;
 pub mod npm;
 pub mod ports;
 pub mod programs;
@@ -25,6 +26,7 @@ pub use self::{
     ctl::Ctl,
     daemon::{Daemon, Options},
     device::{Device, Version},
+    node_host::NodeHost,
     steered_model::SteeredModel,
     telegram::Telegram,
 };
