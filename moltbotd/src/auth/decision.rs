@@ -313,6 +313,13 @@ impl Auth {
             remote_ip: ingress.reported_ip.clone(),
             silent: self.may_pair_silently(ingress, proof),
         };
+        let known = self.paired_device(Some(&ask.device)).await?;
+        if let Some((scopes, token)) =
+            known.as_ref().and_then(|known| pairing::unchanged(known, &ask))
+        {
+            let token = Some(token);
+            return Ok(Admitted { scopes, role, device_id: Some(device_id), token });
+        }
         let settled = self
             .store
             .write(move |db| pairing::settle(db, &ask, clock::now_u64()))

@@ -191,6 +191,20 @@ fn holds(device: &Device, ask: &Ask, needed: &Scopes) -> bool {
     has_role && device.info.scopes.clone().unwrap_or_default().covers(needed)
 }
 
+/// Returns what a paired device gets where nothing has to be stored for it: the
+/// usual case, which then costs no commit.
+#[must_use]
+pub fn unchanged(device: &Device, ask: &Ask) -> Option<(Scopes, IssuedToken)> {
+    let needed = needed_scopes(Some(device), ask);
+    let token = device.token(&ask.role).filter(|token| {
+        token.summary.revoked_at_ms.is_none() && token.summary.scopes.covers(&needed)
+    })?;
+    let same = device.info.public_key == ask.device.public_key
+        && holds(device, ask, &needed)
+        && seen_now(device, ask) == device.info;
+    same.then(|| (needed, issued(token)))
+}
+
 /// Brings the record of a paired device up to date and returns its token. A
 /// token whose scopes have become too few is widened: the device holds them.
 fn refresh(
@@ -200,16 +214,7 @@ fn refresh(
     needed: &Scopes,
     now_ms: u64,
 ) -> rusqlite::Result<IssuedToken> {
-    let text = |value: &Option<moltbot_protocol::Text>| value.as_ref().map(ToString::to_string);
-    let info = PairedDevice {
-        display_name: text(&ask.client.display_name).or_else(|| device.info.display_name.clone()),
-        platform: Some(ask.client.platform.to_string()),
-        client_id: Some(ask.client.id.to_string()),
-        client_mode: Some(ask.client.mode.to_string()),
-        role: Some(ask.role.clone()),
-        remote_ip: ask.remote_ip.clone(),
-        ..device.info.clone()
-    };
+    let info = seen_now(device, ask);
     if info != device.info {
         db.put_device(&info)?;
     }
@@ -225,6 +230,20 @@ fn refresh(
     };
     db.put_token(&device.info.device_id, &token)?;
     Ok(issued(&token))
+}
+
+/// Returns the record of a device as it shows itself now.
+fn seen_now(device: &Device, ask: &Ask) -> PairedDevice {
+    let name = ask.client.display_name.as_ref().map(ToString::to_string);
+    PairedDevice {
+        display_name: name.or_else(|| device.info.display_name.clone()),
+        platform: Some(ask.client.platform.to_string()),
+        client_id: Some(ask.client.id.to_string()),
+        client_mode: Some(ask.client.mode.to_string()),
+        role: Some(ask.role.clone()),
+        remote_ip: ask.remote_ip.clone(),
+        ..device.info.clone()
+    }
 }
 
 fn new_request(ask: &Ask, scopes: &Scopes, is_repair: bool, now_ms: u64) -> PendingDevice {
