@@ -354,13 +354,13 @@ async fn a_changed_section_takes_effect_without_a_second_poller() {
     let mut daemon = daemon(&telegram, json!({ "dmPolicy": "allowlist" })).await;
     telegram.says(7, "before").await;
     telegram.shows_text(7, "before").await;
+    let mut operator = daemon.operator().await;
+    let first = account(&mut operator).await["lastStartAt"].clone();
     daemon.configure(json!({
         "gateway": { "auth": { "token": TOKEN } },
         "channels": { "telegram": telegram.section(json!({ "allowFrom": [8] })) },
     }));
     daemon.signal(nix::sys::signal::Signal::SIGHUP);
-    let mut operator = daemon.operator().await;
-    let first = account(&mut operator).await["lastStartAt"].clone();
     until_account(&mut operator, |account| account["lastStartAt"] != first).await;
     telegram.says(8, "after").await;
     telegram.shows_text(8, "after").await;

@@ -318,3 +318,79 @@ fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Utf8Bytes {
 fn ready(text: Utf8Bytes) -> Reply {
     Box::pin(std::future::ready(text.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use moltbot_protocol::{
+        Scopes,
+        handshake::ClientInfo,
+        methods::health::{Health, HealthSummary, Status, StatusSummary},
+    };
+
+    use super::*;
+    use crate::auth::Caller;
+
+    fn context(role: Role, scopes: &[Scope]) -> Context<()> {
+        let client: ClientInfo = serde_json::from_value(json!({
+            "id": "test", "version": "1", "platform": "linux", "mode": "test",
+        }))
+        .unwrap();
+        let caller = Caller {
+            conn_id: "c".into(),
+            role,
+            scopes: Scopes::of(scopes),
+            client,
+            device_id: None,
+            remote_ip: None,
+        };
+        Context {
+            gateway: Arc::new(()),
+            caller: Arc::new(caller),
+            outbox: Arc::new(Outbox::new(1024)),
+        }
+    }
+
+    async fn panics_late(_cx: Context<()>, _request: Health) -> Result<HealthSummary> {
+        tokio::task::yield_now().await;
+        panic!("on purpose, with /secret/path");
+    }
+
+    async fn refuses(_cx: Context<()>, _request: Status) -> Result<StatusSummary> {
+        Err(Error::Internal("SELECT secret".into()))
+    }
+
+    async fn call(cx: Context<()>, method: &str) -> Value {
+        let mut router = Router::default();
+        router.on(panics_late).on(refuses);
+        let text = format!(r#"{{"type":"req","id":"7","method":"{method}"}}"#);
+        let frame: RequestFrame<'_> = serde_json::from_str(&text).unwrap();
+        let answer = router.dispatch(cx, &frame).await;
+        serde_json::from_str(&answer.text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_panicking_handler_is_answered_and_gives_nothing_away() {
+        let answer = call(context(Role::Operator, &[Scope::Admin]), "health").await;
+        assert_eq!(answer["id"], "7");
+        assert_eq!(answer["error"]["code"], "UNAVAILABLE");
+        assert!(!answer.to_string().contains("secret"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_cause_of_trouble_stays_in_the_log() {
+        let answer = call(context(Role::Operator, &[Scope::Read]), "status").await;
+        assert_eq!(answer["error"]["message"], "temporarily unavailable");
+    }
+
+    #[tokio::test]
+    async fn who_may_not_call_learns_no_names() {
+        for method in ["no.such.method", "config.get"] {
+            let answer = call(context(Role::Operator, &[Scope::Read]), method).await;
+            assert_eq!(answer["error"]["message"], "missing scope: operator.admin");
+        }
+        let answer = call(context(Role::Node, &[]), "status").await;
+        assert_eq!(answer["error"]["message"], "unauthorized role: node");
+        let answer = call(context(Role::Operator, &[Scope::Admin]), "no.such.method").await;
+        assert_eq!(answer["error"]["message"], "unknown method: no.such.method");
+    }
+}
