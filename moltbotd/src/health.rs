@@ -48,16 +48,6 @@ pub trait ChannelHealth: Send + Sync + 'static {
     fn report(&self, probe: bool) -> Pin<Box<dyn Future<Output = ChannelReport> + Send + '_>>;
 }
 
-/// A daemon without channels.
-#[derive(Debug)]
-pub struct NoChannels;
-
-impl ChannelHealth for NoChannels {
-    fn report(&self, _probe: bool) -> Pin<Box<dyn Future<Output = ChannelReport> + Send + '_>> {
-        Box::pin(std::future::ready(ChannelReport::default()))
-    }
-}
-
 /// What the report is made from.
 #[derive(Clone)]
 pub struct Parts {

@@ -125,13 +125,14 @@ impl Auth {
         let role = params.role.as_deref().unwrap_or("operator");
         let role = Role::parse(role).ok_or_else(|| refuse("invalid role"))?;
         let device = self.check_device(params, ingress, role, nonce)?;
-        let proof = self.check_credentials(params, ingress, role, device.as_ref()).await?;
+        let known = self.paired_device(device.as_ref()).await?;
+        let proof = self.check_credentials(params, ingress, role, known.as_ref())?;
         let requested = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
         let Some(device) = device.filter(|_| !self.page_bypasses_device(params, ingress)) else {
             let scopes = self.scopes_without_device(role, &requested, &proof);
             return Ok(Admitted { scopes, role, device_id: None, token: None });
         };
-        self.check_pairing(params, ingress, role, requested, device, &proof).await
+        self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
     }
 
     fn check_device(
@@ -191,12 +192,12 @@ impl Auth {
             && (rules.allow_insecure_auth || rules.dangerously_disable_device_auth)
     }
 
-    async fn check_credentials(
+    fn check_credentials(
         &self,
         params: &ConnectParams,
         ingress: &Ingress,
         role: Role,
-        device: Option<&ProvenDevice>,
+        paired: Option<&crate::store::Device>,
     ) -> Result<Proof, Refusal> {
         if ingress.control {
             return Ok(Proof::Control);
@@ -207,7 +208,6 @@ impl Auth {
             AuthMode::Token => (&secrets.token, token, Kind::Token),
             AuthMode::Password => (&secrets.password, password, Kind::Password),
         };
-        let paired = self.paired_device(device).await?;
         if paired.is_none()
             && guess.is_some()
             && let Some(wait) = self.limiter.wait(ingress.ip, kind)
@@ -221,7 +221,7 @@ impl Auth {
             self.limiter.succeeded(ingress.ip, kind);
             return Ok(Proof::SharedSecret);
         }
-        if let (Some(token), Some(device)) = (token, &paired)
+        if let (Some(token), Some(device)) = (token, paired)
             && let Some(scopes) = self.check_device_token(params, role, token, device)
         {
             return Ok(Proof::DeviceToken(scopes));
@@ -296,7 +296,7 @@ impl Auth {
         ingress: &Ingress,
         role: Role,
         requested: Scopes,
-        device: ProvenDevice,
+        (device, known): (ProvenDevice, Option<&crate::store::Device>),
         proof: &Proof,
     ) -> Result<Admitted, Refusal> {
         let requested = match proof {
@@ -313,10 +313,7 @@ impl Auth {
             remote_ip: ingress.reported_ip.clone(),
             silent: self.may_pair_silently(ingress, proof),
         };
-        let known = self.paired_device(Some(&ask.device)).await?;
-        if let Some((scopes, token)) =
-            known.as_ref().and_then(|known| pairing::unchanged(known, &ask))
-        {
+        if let Some((scopes, token)) = known.and_then(|known| pairing::unchanged(known, &ask)) {
             let token = Some(token);
             return Ok(Admitted { scopes, role, device_id: Some(device_id), token });
         }
