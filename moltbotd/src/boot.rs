@@ -33,10 +33,11 @@ use crate::{
     private,
     providers::Models,
     reload,
+    restart::{self, Restart},
     rpc::Dedupe,
     sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
-    supervisor,
+    supervisor::{self, Supervisor},
     tools::{self, Tools},
 };
 
@@ -61,6 +62,17 @@ pub struct Start {
     pub reload: mpsc::Receiver<()>,
     /// Held for as long as the daemon runs.
     pub locks: Guards,
+    /// Who starts the daemon again, if anybody does.
+    pub supervisor: Option<Supervisor>,
+}
+
+/// How the daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// It wants to be started again.
+    Restart,
 }
 
 /// Why the daemon ended without being asked to.
@@ -138,8 +150,11 @@ const INBOUND_QUEUE: usize = 256;
 /// How long calls and runs may take to end once the daemon is told to stop.
 const DRAIN: Duration = Duration::from_secs(10);
 
+/// When clients are told to expect a restarted daemon.
+const RESTART_EXPECTED_MS: u64 = 1500;
+
 /// Runs the daemon until it is told to stop.
-pub async fn run(start: Start) -> Result<(), Failure> {
+pub async fn run(start: Start) -> Result<Ended, Failure> {
     raise_file_limit();
     let store = Store::open(&start.paths.database()).context("cannot open the database")?;
     let mut gateway_config = start.config.get().gateway.clone();
@@ -156,6 +171,7 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);
     let agent = Arc::clone(&shared.gateway.agent);
+    let restart = Arc::clone(&shared.gateway.restart);
     background.spawn(async move {
         match agent.resume().await {
             Ok(0) => {}
@@ -164,6 +180,9 @@ pub async fn run(start: Start) -> Result<(), Failure> {
         }
         if let Err(error) = channels.start().await {
             tracing::error!(%error, "channels not started");
+        }
+        if let Err(error) = restart.report().await {
+            tracing::error!(%error, "a restart is not reported");
         }
     });
     background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
@@ -184,7 +203,7 @@ pub async fn run(start: Start) -> Result<(), Failure> {
     }
     stop(&shared).await;
     drop(start.locks);
-    Ok(())
+    Ok(if shared.gateway.restart.is_under_way() { Ended::Restart } else { Ended::Stopped })
 }
 
 fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Shared {
@@ -223,9 +242,21 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
         stop: start.stop.clone(),
         grace: DRAIN / 2,
     });
+    let sessions = Arc::new(sessions);
+    let restart = Restart::new(restart::Parts {
+        supervisor: start.supervisor,
+        config: Arc::clone(&start.config),
+        store: store.clone(),
+        sessions: Arc::clone(&sessions),
+        agent: Arc::clone(&agent),
+        system_events: Arc::clone(&system_events),
+        tracker: tasks.clone(),
+        stop: start.stop.clone(),
+    });
     let gateway = Gateway {
         started,
-        sessions: Arc::new(sessions),
+        sessions,
+        restart,
         agent,
         channels: Arc::clone(&channels),
         auth: Auth::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus), secrets),
@@ -320,9 +351,10 @@ fn follow_changes(
 /// Tells every client, then waits for what is under way.
 async fn stop(shared: &Shared) {
     let gateway = &shared.gateway;
-    gateway
-        .bus
-        .publish(&Shutdown { reason: "gateway stopping".to_owned(), restart_expected_ms: None });
+    let restarts = gateway.restart.is_under_way();
+    let reason = if restarts { "gateway restarting" } else { "gateway stopping" }.to_owned();
+    let restart_expected_ms = restarts.then_some(RESTART_EXPECTED_MS);
+    gateway.bus.publish(&Shutdown { reason, restart_expected_ms });
     shared.closing.cancel();
     gateway.bus.finish_all(&Close::RESTART);
     shared.tasks.close();

@@ -51,7 +51,8 @@ Flags beat the environment, which beats the configuration file; for the shared \
 token and password the file beats the environment.
 
 Exit codes: 0 stopped as asked, 1 failed, 64 wrong flags, 69 address in use, \
-75 another gateway runs, 77 refused for safety, 78 configuration invalid.";
+75 another gateway runs, 77 refused for safety, 78 configuration invalid, \
+79 asks to be started again.";
 
 impl Cli {
     /// Returns what was said about paths.

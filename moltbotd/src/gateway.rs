@@ -15,6 +15,7 @@ use crate::{
     paths::Paths,
     presence::Presence,
     providers::Models,
+    restart::Restart,
     rpc::Dedupe,
     sessions::{Sessions, system_events::SystemEvents},
     store::Store,
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub agent: Arc<Agent>,
     /// What the next turn of a session is to be told.
     pub system_events: Arc<SystemEvents>,
+    /// Ends the process for a new one.
+    pub restart: Arc<Restart>,
 }
 
 impl Gateway {

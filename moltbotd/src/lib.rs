@@ -15,7 +15,7 @@
 //! main · boot · reload · cli
 //! net                 methods
 //!         gateway
-//! agent · sessions · channels · nodes · presence · health
+//! restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
 //! logging · paths · lock · shutdown · supervisor · clock · environment · private
@@ -43,6 +43,7 @@ pub mod presence;
 pub mod private;
 pub mod providers;
 pub mod reload;
+pub mod restart;
 pub mod rpc;
 pub mod sessions;
 pub mod shutdown;

@@ -16,7 +16,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use moltbotd::{
-    boot::{self, Failure, Start},
+    boot::{self, Ended, Failure, Start},
     channels,
     cli::Cli,
     config::{AuthSecrets, GivenToken, Live, Loaded, SecretsError, Source},
@@ -26,6 +26,7 @@ use moltbotd::{
     paths::{Paths, UserFolders},
     private::Narrowed,
     shutdown,
+    supervisor::{self, Supervisor},
 };
 use nix::sys::stat::{Mode, umask};
 use tokio::runtime::{Builder, Runtime};
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
         }
     };
     match serve(prepared) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Stopped) => ExitCode::SUCCESS,
+        Ok(Ended::Restart) => supervisor::RESTART.into(),
         Err(failure) => {
             error!(error = %failure, code = failure.exit_code(), "stopped");
             failure.exit_code().into()
@@ -74,6 +76,7 @@ struct Prepared {
     bind: moltbotd::config::Bind,
     logs: Logs,
     locks: Guards,
+    supervisor: Option<Supervisor>,
 }
 
 fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
@@ -102,7 +105,8 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     narrowed.extend(loaded.narrowed.iter().cloned());
     report(&loaded, &narrowed);
     let config = Live::of(source, loaded);
-    Ok(Prepared { paths, config, secrets, port, bind, logs, locks })
+    let supervisor = Supervisor::of_this_process(&environment);
+    Ok(Prepared { paths, config, secrets, port, bind, logs, locks, supervisor })
 }
 
 fn valid(loaded: Loaded) -> Result<Loaded, Failure> {
@@ -148,8 +152,8 @@ fn report(loaded: &Loaded, narrowed: &Narrowed) {
     }
 }
 
-fn serve(prepared: Prepared) -> Result<(), Failure> {
-    let Prepared { paths, config, secrets, port, bind, logs, locks } = prepared;
+fn serve(prepared: Prepared) -> Result<Ended, Failure> {
+    let Prepared { paths, config, secrets, port, bind, logs, locks, supervisor } = prepared;
     let runtime = runtime()?;
     let version = env!("CARGO_PKG_VERSION");
     info!(version, profile = paths.profile_name(), state = %paths.state_dir.display(), "starting");
@@ -165,6 +169,7 @@ fn serve(prepared: Prepared) -> Result<(), Failure> {
             stop: signals.stop,
             reload: signals.reload,
             locks,
+            supervisor,
         })
         .await
     });

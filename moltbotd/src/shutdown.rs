@@ -38,6 +38,8 @@ async fn listen(
     stop: CancellationToken,
     reload: mpsc::Sender<()>,
 ) {
+    // A restart stops the daemon too; the first signal after that is a first one.
+    let mut told = false;
     loop {
         let signal = tokio::select! {
             Some(()) = terminate.recv() => "SIGTERM",
@@ -49,11 +51,12 @@ async fn listen(
             }
             else => return,
         };
-        if stop.is_cancelled() {
+        if told {
             warn!(signal, "told twice to stop, not waiting any longer");
             process::exit(1);
         }
         info!(signal, "told to stop");
+        told = true;
         stop.cancel();
     }
 }

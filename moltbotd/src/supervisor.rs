@@ -1,12 +1,60 @@
-//! What the service manager is told. The only file that knows systemd; without
-//! a manager that listens (`NOTIFY_SOCKET`) nothing happens.
+//! What the service manager is told, and which one there is. The only file
+//! that knows systemd; without a manager that listens (`NOTIFY_SOCKET`)
+//! nothing happens.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, process, time::Duration};
 
+use nix::unistd;
 use sd_notify::NotifyState;
 use tokio::{task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
+
+use crate::environment::Environment;
+
+/// The exit code that asks to be started again. Every unit and property list
+/// of ours restarts on it; no other exit uses it.
+pub const RESTART: u8 = 79;
+
+/// Who starts the gateway again when it ends with [`RESTART`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Supervisor {
+    /// A unit of systemd.
+    Systemd,
+    /// A job of launchd.
+    Launchd,
+    /// Whoever set `MOLTBOT_SUPERVISED=1`, such as a container with a restart
+    /// policy.
+    Other,
+}
+
+impl Supervisor {
+    /// Finds out who started this process. What a shell inherited from its own
+    /// service does not count: systemd names the process it means, and launchd
+    /// is the parent of its jobs.
+    #[must_use]
+    pub fn of_this_process(environment: &Environment) -> Option<Self> {
+        let is_ours = |pid: &str| pid.trim().parse() == Ok(process::id());
+        if environment.get("SYSTEMD_EXEC_PID").is_some_and(is_ours) {
+            return Some(Self::Systemd);
+        }
+        let job = environment.get("XPC_SERVICE_NAME").filter(|label| *label != "0");
+        if job.is_some() && unistd::getppid().as_raw() == 1 {
+            return Some(Self::Launchd);
+        }
+        (environment.get("MOLTBOT_SUPERVISED") == Some("1")).then_some(Self::Other)
+    }
+}
+
+impl fmt::Display for Supervisor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Systemd => "systemd",
+            Self::Launchd => "launchd",
+            Self::Other => "other",
+        })
+    }
+}
 
 /// Says that clients are served.
 pub fn ready(status: &str) {
@@ -66,5 +114,21 @@ where
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         debug!(%error, "service manager does not listen");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_service_left_in_the_environment_does_not_count() {
+        let find = |pairs: [(&str, &str); 1]| Supervisor::of_this_process(&pairs.into());
+        let own = process::id().to_string();
+        assert_eq!(find([("SYSTEMD_EXEC_PID", &own)]), Some(Supervisor::Systemd));
+        assert_eq!(find([("SYSTEMD_EXEC_PID", "1")]), None);
+        assert_eq!(find([("INVOCATION_ID", "5f0f0f")]), None);
+        assert_eq!(find([("XPC_SERVICE_NAME", "0")]), None);
+        assert_eq!(find([("MOLTBOT_SUPERVISED", "1")]), Some(Supervisor::Other));
     }
 }

@@ -17,5 +17,6 @@ mod nodes;
 mod pairing;
 mod paths;
 mod replay;
+mod restart;
 mod service_files;
 mod state;

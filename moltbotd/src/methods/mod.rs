@@ -7,6 +7,7 @@ mod channels;
 mod chat;
 mod config;
 mod device;
+mod gateway;
 mod health;
 mod logs;
 mod models;
@@ -40,6 +41,7 @@ pub fn router() -> Router<Gateway> {
     voicewake::register(&mut router);
     sessions::register(&mut router);
     system::register(&mut router);
+    gateway::register(&mut router);
     node::register(&mut router);
     device::register(&mut router);
     send::register(&mut router);

@@ -1,0 +1,264 @@
+//! A restart that was asked for from inside: by a client, by a method that
+//! changed what only a new process reads, or by an agent in the middle of a
+//! run.
+//!
+//! The process never starts its successor. It writes down who asked, ends with
+//! [`supervisor::RESTART`](crate::supervisor::RESTART), and the service manager
+//! does the rest; where there is none the request is refused, because nothing
+//! would come back. The new process tells whoever asked once it serves.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use moltbot_protocol::methods::gateway::{RestartNote, RestartPlan, Restarting, Sentinel};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use uuid::Uuid;
+
+use crate::{
+    agent::{Agent, RunRequest},
+    clock, config,
+    sessions::{Sessions, key, last_route, system_events::SystemEvents},
+    store::{Store, StoreError},
+    supervisor::Supervisor,
+};
+
+/// Where the notes are kept.
+const NOTES: &str = "restart.notes";
+/// Most notes that wait for one restart; the oldest goes first.
+const MOST_NOTES: usize = 16;
+const DEFAULT_DELAY_MS: u64 = 2000;
+const LONGEST_DELAY_MS: u64 = 60_000;
+
+/// What the service needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// Who starts the daemon again.
+    pub supervisor: Option<Supervisor>,
+    /// The configuration in force.
+    pub config: Arc<config::Live>,
+    /// Where notes outlive the process.
+    pub store: Store,
+    /// Where the answer to a conversation goes.
+    pub sessions: Arc<Sessions>,
+    /// Tells a conversation.
+    pub agent: Arc<Agent>,
+    /// Tells a conversation at its next turn.
+    pub system_events: Arc<SystemEvents>,
+    /// Owns the waiting task.
+    pub tracker: TaskTracker,
+    /// Stops the daemon.
+    pub stop: CancellationToken,
+}
+
+/// Ends the process for a new one.
+pub struct Restart {
+    parts: Parts,
+    /// Somebody asked; the delay may still run.
+    asked: AtomicBool,
+    /// The daemon stops because of it.
+    under_way: AtomicBool,
+}
+
+impl std::fmt::Debug for Restart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let supervisor = &self.parts.supervisor;
+        f.debug_struct("Restart").field("supervisor", supervisor).finish_non_exhaustive()
+    }
+}
+
+/// Who asks for a restart, and why.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// `restart`, `config-apply` or `update`, as clients of the reference know
+    /// it.
+    pub kind: &'static str,
+    /// For the log and the answer, such as `config.apply`.
+    pub reason: String,
+    /// The conversation that is told when the new process serves.
+    pub session_key: Option<String>,
+    /// What it is told beside the fact.
+    pub note: Option<String>,
+    /// How long to wait before; bounded.
+    pub delay_ms: Option<u64>,
+    /// What was done, by kind.
+    pub stats: Option<Value>,
+}
+
+impl Asked {
+    /// Returns a request that nobody is told about.
+    #[must_use]
+    pub fn of_kind(kind: &'static str, reason: impl Into<String>) -> Self {
+        Self { kind, reason: reason.into(), ..Self::default() }
+    }
+}
+
+/// Why there is no restart.
+#[derive(Debug, thiserror::Error)]
+pub enum RestartError {
+    /// Nobody would start the daemon again.
+    #[error(
+        "the gateway runs without a service manager, so nothing would start it again; stop it \
+         and start it, or install it with: moltbotctl service install"
+    )]
+    Unsupervised,
+    /// The note was not stored.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A note and the id of the run that tells it, which makes telling it twice
+/// harmless.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    id: String,
+    note: RestartNote,
+}
+
+impl Restart {
+    /// Returns the service.
+    #[must_use]
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let (asked, under_way) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { parts, asked, under_way })
+    }
+
+    /// Returns who would start the daemon again.
+    #[must_use]
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.parts.supervisor
+    }
+
+    /// Returns whether the daemon stops in order to be started again.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.load(Ordering::Acquire)
+    }
+
+    /// Promises a restart: the note is stored when this returns. Requests that
+    /// come while one waits share its restart.
+    pub async fn request(self: &Arc<Self>, asked: Asked) -> Result<Restarting, RestartError> {
+        let supervisor = self.parts.supervisor.ok_or(RestartError::Unsupervised)?;
+        let note = RestartNote {
+            kind: asked.kind.to_owned(),
+            status: "ok".to_owned(),
+            ts: clock::now_ms(),
+            session_key: asked.session_key.filter(|key| !key.trim().is_empty()),
+            message: asked.note.filter(|note| !note.trim().is_empty()),
+            stats: asked.stats,
+        };
+        self.keep(note.clone()).await?;
+        let delay_ms = asked.delay_ms.unwrap_or(DEFAULT_DELAY_MS).min(LONGEST_DELAY_MS);
+        tracing::info!(reason = asked.reason, delay_ms, %supervisor, "restart asked for");
+        if !self.asked.swap(true, Ordering::AcqRel) {
+            let restart = Arc::clone(self);
+            self.parts.tracker.spawn(async move { restart.leave(delay_ms).await });
+        }
+        Ok(Restarting {
+            ok: true,
+            restart: RestartPlan {
+                ok: true,
+                pid: std::process::id(),
+                delay_ms,
+                reason: asked.reason,
+                mode: "exit".to_owned(),
+                supervisor: supervisor.to_string(),
+            },
+            sentinel: Sentinel { path: None, payload: note },
+        })
+    }
+
+    /// Tells whoever asked for the restart that brought this process about.
+    /// Returns how many were told.
+    pub async fn report(&self) -> Result<usize, StoreError> {
+        let notes = self.parts.store.read(|db| db.setting::<Vec<Kept>>(NOTES)).await?;
+        let notes = notes.unwrap_or_default();
+        for kept in &notes {
+            self.tell(kept).await?;
+        }
+        if !notes.is_empty() {
+            self.forget(notes.iter().map(|kept| kept.id.clone()).collect()).await?;
+            tracing::info!(notes = notes.len(), "restart reported");
+        }
+        Ok(notes.len())
+    }
+
+    async fn leave(&self, delay_ms: u64) {
+        tokio::select! {
+            () = self.parts.stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_millis(delay_ms)) => {}
+        }
+        // Set first: whoever sees the daemon stop must know why.
+        self.under_way.store(true, Ordering::Release);
+        self.parts.stop.cancel();
+    }
+
+    async fn keep(&self, note: RestartNote) -> Result<(), StoreError> {
+        let kept = Kept { id: Uuid::new_v4().to_string(), note };
+        self.parts
+            .store
+            .write(move |db| {
+                let mut notes: Vec<Kept> = db.setting(NOTES)?.unwrap_or_default();
+                if notes.len() >= MOST_NOTES {
+                    notes.remove(0);
+                }
+                notes.push(kept);
+                db.put_setting(NOTES, &notes)
+            })
+            .await
+    }
+
+    /// Others may have been added meanwhile.
+    async fn forget(&self, told: Vec<String>) -> Result<(), StoreError> {
+        self.parts
+            .store
+            .write(move |db| {
+                let mut notes: Vec<Kept> = db.setting(NOTES)?.unwrap_or_default();
+                notes.retain(|kept| !told.contains(&kept.id));
+                db.put_setting(NOTES, &notes)
+            })
+            .await
+    }
+
+    /// A conversation that exists gets a turn, and its answer goes where the
+    /// conversation's answers go. Anything else is told at the next turn.
+    async fn tell(&self, kept: &Kept) -> Result<(), StoreError> {
+        let text = text(&kept.note);
+        let config = self.parts.config.get();
+        let Some(asked) = &kept.note.session_key else {
+            let main = key::main(&config, &key::default_agent(&config));
+            self.parts.system_events.queue(&main, text);
+            return Ok(());
+        };
+        let session_key = key::canonical(&config, asked);
+        let entry = self.parts.sessions.entry(&session_key).await?;
+        let listens = entry.filter(|entry| entry.send_policy.as_deref() != Some("deny"));
+        let Some(entry) = listens else {
+            self.parts.system_events.queue(&session_key, text);
+            return Ok(());
+        };
+        let request = RunRequest {
+            run_id: format!("restart-{}", kept.id),
+            session_key: session_key.clone(),
+            text: text.clone(),
+            deliver: last_route(&entry),
+            ..RunRequest::default()
+        };
+        if let Err(error) = self.parts.agent.start(request).await {
+            tracing::warn!(%error, session = session_key, "restart told at the next turn");
+            self.parts.system_events.queue(&session_key, format!("{text}\nError: {error}"));
+        }
+        Ok(())
+    }
+}
+
+fn text(note: &RestartNote) -> String {
+    let payload = serde_json::to_string_pretty(note).expect("notes serialize");
+    format!("GatewayRestart:\n{payload}")
+}
