@@ -4,9 +4,10 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use moltbot_protocol::Scope;
+use moltbot_settings::Path;
 use serde_json::Value;
 
-use super::{Bind, Config, OTHER_SECTIONS, issue::Issue, locate::Path};
+use super::{Bind, Config, OTHER_SECTIONS, issue::Issue};
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;

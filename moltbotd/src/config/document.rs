@@ -6,12 +6,13 @@ use std::{
     path::{Path as FilePath, PathBuf},
 };
 
+use moltbot_settings::{
+    Path,
+    locate::{self, Position},
+};
 use serde_json::{Map, Value};
 
-use super::{
-    issue::Issue,
-    locate::{self, Path, Position},
-};
+use super::issue::Issue;
 use crate::private;
 
 /// Largest file that is read.

@@ -2,10 +2,9 @@
 
 use std::{fmt, path::Path as FilePath};
 
-use super::{
-    document::Documents,
-    locate::{Path, Position},
-};
+use moltbot_settings::{Path, locate::Position};
+
+use super::document::Documents;
 
 /// Something wrong or odd.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,9 @@
 //! Keys of the reference that mean nothing here yet, and what a key that
 //! nobody knows may have meant.
 
-use super::{
-    issue::Issue,
-    locate::{Path, Step},
-    schema,
-};
+use moltbot_settings::{Path, Step};
+
+use super::{issue::Issue, schema};
 
 /// Sections with a type of their own.
 pub(super) const TYPED: [&str; 9] =

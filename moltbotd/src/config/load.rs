@@ -4,18 +4,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use moltbot_settings::{Path, Step};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Config, OTHER_SECTIONS, check,
-    document::Documents,
-    issue::Issue,
-    known,
-    locate::{Path, Step},
-    redact, schema,
+    Config, OTHER_SECTIONS, check, document::Documents, issue::Issue, known, redact, schema,
 };
 use crate::{environment::Environment, private::Narrowed};
 

@@ -11,7 +11,6 @@ mod issue;
 mod known;
 mod live;
 mod load;
-mod locate;
 mod logging;
 mod messages;
 mod models;

@@ -1,11 +1,9 @@
 //! Blots out secrets before a configuration is shown.
 
+use moltbot_settings::{Path, Step, locate};
 use serde_json::Value;
 
-use super::{
-    load::is_reference,
-    locate::{self, Path, Step},
-};
+use super::load::is_reference;
 
 /// What is shown in place of a secret.
 pub const PLACEHOLDER: &str = "__REDACTED__";

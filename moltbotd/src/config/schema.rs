@@ -1,10 +1,11 @@
 //! The configuration's JSON Schema, and what a form shows beside each key.
 //! Both are read off the types and their documentation.
 
+use moltbot_settings::Path;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{Config, OTHER_SECTIONS, locate::Path, redact};
+use super::{Config, OTHER_SECTIONS, redact};
 
 /// Where sections stand in a form; clients of the reference sort by it.
 const ORDER: &[(&str, u32)] = &[

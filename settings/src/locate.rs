@@ -1,4 +1,4 @@
-//! Where in a JSON5 text a value stands.
+//! Ways to values, and where in a JSON5 text a value stands.
 //!
 //! The parser that fills our types does not keep positions. This scanner walks
 //! a text that the parser took and notes where each value begins and ends; it
@@ -7,11 +7,11 @@
 use std::{fmt, ops::Range};
 
 /// How deep values may be nested: the parser calls itself for each level.
-pub(super) const DEEPEST: usize = 64;
+pub const DEEPEST: usize = 64;
 
 /// One step into a value.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Step {
+pub enum Step {
     /// A key of an object.
     Key(String),
     /// An index of an array.
@@ -20,14 +20,21 @@ pub(super) enum Step {
 
 /// The way to a value, shown as `agents.list[0].id`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Path(pub(super) Vec<Step>);
+pub struct Path(
+    /// From the outermost value to the innermost.
+    pub Vec<Step>,
+);
 
 impl Path {
-    pub(super) fn key(&self, key: &str) -> Self {
+    /// Returns the way to a key of what is here.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
         self.step(Step::Key(key.into()))
     }
 
-    pub(super) fn index(&self, index: usize) -> Self {
+    /// Returns the way to an item of what is here.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
         self.step(Step::Index(index))
     }
 
@@ -38,7 +45,8 @@ impl Path {
     }
 
     /// Returns the last key on the way.
-    pub(super) fn name(&self) -> Option<&str> {
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
         self.0.iter().rev().find_map(|step| match step {
             Step::Key(key) => Some(&**key),
             Step::Index(_) => None,
@@ -50,6 +58,9 @@ impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, step) in self.0.iter().enumerate() {
             match step {
+                Step::Key(key) if needs_quotes(key) => {
+                    write!(f, "[{}]", serde_json::Value::from(&**key))?;
+                }
                 Step::Key(key) if index == 0 => f.write_str(key)?,
                 Step::Key(key) => write!(f, ".{key}")?,
                 Step::Index(at) => write!(f, "[{at}]")?,
@@ -59,15 +70,23 @@ impl fmt::Display for Path {
     }
 }
 
+fn needs_quotes(key: &str) -> bool {
+    key.is_empty() || key.contains(['.', '[', ']', '"'])
+}
+
 /// A line and a column, both counted from one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Position {
-    pub(super) line: usize,
-    pub(super) column: usize,
+pub struct Position {
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
 }
 
 impl Position {
-    pub(super) fn of(text: &str, offset: usize) -> Self {
+    /// Returns the position of a byte.
+    #[must_use]
+    pub fn of(text: &str, offset: usize) -> Self {
         let before = &text[..text.floor_char_boundary(offset)];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         Self {
@@ -77,20 +96,27 @@ impl Position {
     }
 }
 
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.line, self.column)
+    }
+}
+
 /// A value of a text.
 #[derive(Clone, Debug)]
-pub(super) struct Spot {
+pub struct Spot {
     /// The way to it.
-    pub(super) path: Path,
+    pub path: Path,
     /// Its bytes.
-    pub(super) bytes: Range<usize>,
+    pub bytes: Range<usize>,
     /// Where its key stands, or itself in an array.
-    pub(super) start: usize,
+    pub start: usize,
 }
 
 /// Returns every value of a text, in its order; `None` for a text that the
 /// parser would not take either.
-pub(super) fn spots(text: &str) -> Option<Vec<Spot>> {
+#[must_use]
+pub fn spots(text: &str) -> Option<Vec<Spot>> {
     let mut scanner = Scanner { text, at: 0, spots: Vec::new() };
     scanner.value(&Path::default(), None, 0)?;
     scanner.skip_blanks()?;
@@ -98,13 +124,15 @@ pub(super) fn spots(text: &str) -> Option<Vec<Spot>> {
 }
 
 /// Returns where a value stands; of a key given twice the last counts.
-pub(super) fn position(text: &str, path: &Path) -> Option<Position> {
+#[must_use]
+pub fn position(text: &str, path: &Path) -> Option<Position> {
     let found = spots(text)?.into_iter().rev().find(|spot| spot.path == *path)?;
     Some(Position::of(text, found.start))
 }
 
 /// Returns whether brackets are nested deeper than [`DEEPEST`], for any text.
-pub(super) fn is_too_deep(text: &str) -> bool {
+#[must_use]
+pub fn is_too_deep(text: &str) -> bool {
     let mut scanner = Scanner { text, at: 0, spots: Vec::new() };
     let mut depth = 0_usize;
     while scanner.skip_blanks().is_some()
@@ -270,17 +298,45 @@ fn is_blank(character: char) -> bool {
     character.is_whitespace() || character == '\u{feff}'
 }
 
-/// Reads a path as it is shown.
+/// Reads a path as it is shown: `a.b[0]["c.d"]`. Whatever is not of this form
+/// is part of a key.
 impl std::str::FromStr for Path {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let steps = text.split(['.', '[']).map(|part| match part.strip_suffix(']') {
-            Some(index) => usize::from_str(index).map_or(Step::Key(index.into()), Step::Index),
-            None => Step::Key(part.into()),
-        });
-        Ok(Self(steps.collect()))
+        let mut steps = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (step, after) = first_step(rest);
+            steps.push(step);
+            rest = after;
+        }
+        Ok(Self(steps))
     }
+}
+
+fn first_step(text: &str) -> (Step, &str) {
+    if let Some((step, after)) = text.strip_prefix('[').and_then(bracketed) {
+        return (step, after.strip_prefix('.').unwrap_or(after));
+    }
+    // A bracket at the very beginning that is no index is part of the key.
+    let end =
+        text.char_indices().skip(1).find(|(_, sign)| matches!(sign, '.' | '[')).map(|at| at.0);
+    let end = if text.starts_with('.') { Some(0) } else { end };
+    let (key, after) = text.split_at(end.unwrap_or(text.len()));
+    (Step::Key(key.into()), after.strip_prefix('.').unwrap_or(after))
+}
+
+/// Reads what stands between brackets, the first of which is gone.
+fn bracketed(text: &str) -> Option<(Step, &str)> {
+    if text.starts_with('"') {
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<String>();
+        let key = values.next()?.ok()?;
+        let after = text[values.byte_offset()..].strip_prefix(']')?;
+        return Some((Step::Key(key), after));
+    }
+    let (index, after) = text.split_once(']')?;
+    Some((Step::Index(index.parse().ok()?), after))
 }
 
 #[cfg(test)]
@@ -310,6 +366,22 @@ mod tests {
         let spots = spots(TEXT).unwrap();
         let id = spots.iter().find(|spot| spot.path.to_string() == "agents.list[0].id").unwrap();
         assert_eq!(&TEXT[id.bytes.clone()], "'a}b'");
+    }
+
+    #[test]
+    fn a_path_is_read_as_it_is_shown() {
+        let steps = [
+            Step::Key("a".into()),
+            Step::Index(3),
+            Step::Key("b.c\"[1]".into()),
+            Step::Key(String::new()),
+            Step::Key("d e/f".into()),
+        ];
+        let path = Path(steps.to_vec());
+        assert_eq!(path.to_string(), r#"a[3]["b.c\"[1]"][""].d e/f"#);
+        assert_eq!(path.to_string().parse::<Path>().unwrap(), path);
+        let odd: Path = "a[x].b".parse().unwrap();
+        assert_eq!(odd.0[0], Step::Key("a".into()));
     }
 
     #[test]
