@@ -1,6 +1,7 @@
 //! Builds the services in order, serves, and takes them down again.
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -23,6 +24,7 @@ use crate::{
     config::{self, AuthSecrets, Bind},
     gateway::Gateway,
     health::{self, Health},
+    inherited::Inherited,
     lock::{Guards, LockError},
     logging::Logs,
     methods,
@@ -60,6 +62,8 @@ pub struct Start {
     pub stop: CancellationToken,
     /// One item for each request to read the configuration anew.
     pub reload: mpsc::Receiver<()>,
+    /// Sockets of the service manager.
+    pub inherited: Inherited,
     /// Held for as long as the daemon runs.
     pub locks: Guards,
     /// Who starts the daemon again, if anybody does.
@@ -153,13 +157,19 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// When clients are told to expect a restarted daemon.
 const RESTART_EXPECTED_MS: u64 = 1500;
 
+/// How much longer than a part of the drain the service manager is asked to
+/// wait.
+const MARGIN: Duration = Duration::from_secs(5);
+
 /// Runs the daemon until it is told to stop.
-pub async fn run(start: Start) -> Result<Ended, Failure> {
+pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     raise_file_limit();
     let store = Store::open(&start.paths.database()).context("cannot open the database")?;
     let mut gateway_config = start.config.get().gateway.clone();
     gateway_config.bind = start.bind;
-    let listeners = net::bind(&gateway_config, start.port, &start.paths.control_socket()).await?;
+    let inherited = mem::take(&mut start.inherited);
+    let control = start.paths.control_socket();
+    let listeners = net::bind(&gateway_config, start.port, &control, inherited).await?;
     // A full queue makes channels wait; what they read is in the inbox by then.
     let (inbound, messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
     let shared = build(&start, store, inbound, listeners.port);
@@ -358,10 +368,12 @@ async fn stop(shared: &Shared) {
     shared.closing.cancel();
     gateway.bus.finish_all(&Close::RESTART);
     shared.tasks.close();
+    supervisor::extend_timeout(DRAIN + MARGIN);
     if tokio::time::timeout(DRAIN, shared.tasks.wait()).await.is_err() {
         tracing::warn!(left = shared.tasks.len(), "stopped before everything was finished");
     }
     // Last, so that answers of the calls and runs above still go out.
+    supervisor::extend_timeout(DRAIN + MARGIN);
     if tokio::time::timeout(DRAIN, gateway.channels.stop()).await.is_err() {
         tracing::warn!("channels did not stop in time");
     }

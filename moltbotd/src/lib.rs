@@ -18,7 +18,7 @@
 //! restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
-//! logging · paths · lock · shutdown · supervisor · clock · environment · private
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private
 //! protocol (crate)
 //! ```
 
@@ -33,6 +33,7 @@ pub mod config;
 pub mod environment;
 pub mod gateway;
 pub mod health;
+pub mod inherited;
 pub mod lock;
 pub mod logging;
 pub mod methods;

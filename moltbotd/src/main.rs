@@ -19,8 +19,9 @@ use moltbotd::{
     boot::{self, Ended, Failure, Start},
     channels,
     cli::Cli,
-    config::{AuthSecrets, GivenToken, Live, Loaded, SecretsError, Source},
+    config::{AuthSecrets, Bind, GivenToken, Live, Loaded, SecretsError, Source},
     environment::Environment,
+    inherited::Inherited,
     lock::Guards,
     logging::{LoggingError, Logs},
     paths::{Paths, UserFolders},
@@ -73,21 +74,23 @@ struct Prepared {
     config: Live,
     secrets: AuthSecrets,
     port: u16,
-    bind: moltbotd::config::Bind,
+    bind: Bind,
     logs: Logs,
+    inherited: Inherited,
     locks: Guards,
     supervisor: Option<Supervisor>,
 }
 
 fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let environment = Environment::current();
+    let inherited = Inherited::take(&environment);
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     let source = Source {
         file: paths.config_file.clone(),
         must_exist: cli.config.is_some(),
-        environment: environment.clone(),
+        environment: environment.clone().with_credentials(paths.credentials_dir.as_deref())?,
         channel: Some(channels::check),
     };
     let loaded = valid(source.load())?;
@@ -99,14 +102,15 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let given = GivenToken { token: cli.token.clone(), file: cli.token_file.clone() };
     let secrets = AuthSecrets::resolve(&given, &loaded.config, &loaded.config.variables, &paths)
         .map_err(refusal)?;
-    secrets.check(bind, &loaded.config).map_err(refusal)?;
+    let reach = if inherited.is_exposed() { Bind::Lan } else { bind };
+    secrets.check(reach, &loaded.config).map_err(refusal)?;
     let logs = start_logs(cli, &loaded, &paths, &environment)?;
     panic::set_hook(Box::new(|panic| error!(%panic, "panic")));
     narrowed.extend(loaded.narrowed.iter().cloned());
     report(&loaded, &narrowed);
     let config = Live::of(source, loaded);
     let supervisor = Supervisor::of_this_process(&environment);
-    Ok(Prepared { paths, config, secrets, port, bind, logs, locks, supervisor })
+    Ok(Prepared { paths, config, secrets, port, bind, logs, inherited, locks, supervisor })
 }
 
 fn valid(loaded: Loaded) -> Result<Loaded, Failure> {
@@ -153,7 +157,8 @@ fn report(loaded: &Loaded, narrowed: &Narrowed) {
 }
 
 fn serve(prepared: Prepared) -> Result<Ended, Failure> {
-    let Prepared { paths, config, secrets, port, bind, logs, locks, supervisor } = prepared;
+    let Prepared { paths, config, secrets, port, bind, logs, inherited, locks, supervisor } =
+        prepared;
     let runtime = runtime()?;
     let version = env!("CARGO_PKG_VERSION");
     info!(version, profile = paths.profile_name(), state = %paths.state_dir.display(), "starting");
@@ -168,6 +173,7 @@ fn serve(prepared: Prepared) -> Result<Ended, Failure> {
             logs,
             stop: signals.stop,
             reload: signals.reload,
+            inherited,
             locks,
             supervisor,
         })

@@ -11,7 +11,7 @@
 //! | configuration file | `--config`; `MOLTBOT_CONFIG_PATH`, `CLAWDBOT_CONFIG_PATH`; in a state folder named by flag or environment, `moltbot.json` or, when only that exists, `clawdbot.json`; `$CONFIGURATION_DIRECTORY/moltbot.json`; `$XDG_CONFIG_HOME/moltbot[-NAME]/moltbot.json` (macOS: in the state folder's place) |
 //! | runtime folder | `$RUNTIME_DIRECTORY`; `run` in a state folder named by flag or environment; `$XDG_RUNTIME_DIR/moltbot[-NAME]`; `run` in the state folder |
 //! | log folder | `$LOGS_DIRECTORY`; `logs` in the state folder |
-//! | credentials folder | `$CREDENTIALS_DIRECTORY` |
+//! | credentials folder | `$CREDENTIALS_DIRECTORY`: `gateway-token`, `gateway-password`, and any other name as a variable (`telegram-bot-token` is `TELEGRAM_BOT_TOKEN`) |
 //!
 //! Of a colon-separated list of folders the first counts. A folder the service
 //! manager names must be absolute and is taken as it is: its unit has the

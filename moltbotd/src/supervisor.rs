@@ -2,7 +2,7 @@
 //! that knows systemd; without a manager that listens (`NOTIFY_SOCKET`)
 //! nothing happens.
 
-use std::{fmt, future::Future, process, time::Duration};
+use std::{fmt, future::Future, os::fd::AsFd, process, time::Duration};
 
 use nix::unistd;
 use sd_notify::NotifyState;
@@ -109,6 +109,19 @@ where
             }
         }
     }))
+}
+
+/// Has the manager keep a copy of a socket for the next process.
+pub fn keep_socket(name: &str, socket: &impl AsFd) {
+    let states = [NotifyState::FdStore, NotifyState::FdName(name)];
+    if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
+        debug!(%error, name, "the service manager keeps no socket");
+    }
+}
+
+/// Has the manager close the sockets it kept under this name.
+pub fn forget_socket(name: &str) {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
 fn notify(states: &[NotifyState<'_>]) {

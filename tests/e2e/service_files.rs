@@ -1,32 +1,100 @@
-//! What service managers are told fits the daemon.
+//! What service managers are told fits the daemon. What only a service manager
+//! can tell is tested on a booted one in `tests/outside/systemd`.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use clap::Parser as _;
 use moltbot_tests::programs::source_root;
 use moltbotd::cli::Cli;
 
+const SERVICES: [&str; 4] =
+    ["moltbotd.service", "moltbotd@.service", "user/moltbotd.service", "user/moltbotd@.service"];
+const SOCKETS: [&str; 4] =
+    ["moltbotd.socket", "moltbotd@.socket", "user/moltbotd.socket", "user/moltbotd@.socket"];
+
 #[test]
-fn the_unit_starts_the_daemon_with_flags_it_takes() {
-    let unit = Unit::read("moltbotd.service");
-    let mut words = unit.value("ExecStart").split_whitespace();
-    assert_eq!(words.clone().next(), Some("/usr/bin/moltbotd"));
-    Cli::try_parse_from(&mut words).unwrap();
+fn units_start_the_daemon_with_flags_it_takes() {
+    for name in SERVICES {
+        let unit = Unit::read(name);
+        let line = unit.value("ExecStart").replace("%i", "work").replace("%h", "/home/alice");
+        let mut words = line.split_whitespace();
+        assert_eq!(words.clone().next(), Some("/usr/bin/moltbotd"), "{name}");
+        let cli = Cli::try_parse_from(&mut words).unwrap();
+        let profile = name.contains('@').then(|| "work".to_owned());
+        assert_eq!(cli.profile, profile, "{name}");
+        assert_eq!((cli.port, cli.token), (None, None), "{name}: its configuration decides");
+    }
 }
 
 #[test]
-fn the_unit_relies_on_what_the_daemon_does() {
-    let unit = Unit::read("moltbotd.service");
-    // Other types either miss the readiness or are unknown to older managers.
-    assert_eq!(unit.value("Type"), "notify");
-    assert!(unit.value("WatchdogSec").parse::<u32>().unwrap() > 0);
-    assert_eq!(unit.value("Restart"), "on-failure");
-    assert_eq!(unit.value("RestartPreventExitStatus"), "64 77 78");
-    assert!(unit.value("ExecReload").ends_with("-HUP $MAINPID"));
-    for folder in ["ConfigurationDirectory", "StateDirectory", "RuntimeDirectory", "LogsDirectory"]
+fn units_rely_on_what_the_daemon_does() {
+    for name in SERVICES {
+        let unit = Unit::read(name);
+        // Other types either miss the readiness or are unknown to older managers.
+        assert_eq!(unit.value("Type"), "notify");
+        assert!(unit.value("WatchdogSec").parse::<u32>().unwrap() > 0);
+        assert_eq!(unit.value("Restart"), "on-failure");
+        assert_eq!(unit.value("RestartPreventExitStatus"), "64 77 78");
+        // Nobody would clear the latch at night.
+        assert_eq!(unit.value("StartLimitIntervalSec"), "0");
+        // Two parts of the drain, ten seconds each.
+        assert!(unit.value("TimeoutStopSec").parse::<u32>().unwrap() > 20);
+        // Loopback of both kinds, other addresses, the control socket.
+        assert!(unit.value("FileDescriptorStoreMax").parse::<u32>().unwrap() >= 8);
+        assert_eq!(unit.value("RuntimeDirectoryPreserve"), "restart");
+        assert!(unit.value("LimitNOFILE").parse::<u32>().unwrap() >= 16_384);
+        assert!(!unit.0.contains("\nEnvironment"), "{name}: the environment can be seen by all");
+        // Only known to later managers: these have a file of their own in options/.
+        for late in ["RestartSteps", "RestartMaxDelaySec", "notify-reload"] {
+            assert!(!unit.0.contains(late), "{name}: {late}");
+        }
+    }
+}
+
+#[test]
+fn system_units_use_the_folders_that_clients_look_in() {
+    for (name, folder) in [("moltbotd.service", "moltbot"), ("moltbotd@.service", "moltbot-%i")] {
+        let unit = Unit::read(name);
+        for key in ["ConfigurationDirectory", "StateDirectory", "RuntimeDirectory", "LogsDirectory"]
+        {
+            assert_eq!(unit.value(key), folder, "{name}: {key}");
+        }
+        assert_eq!(unit.value("User"), "moltbot");
+        for key in ["StateDirectoryMode", "RuntimeDirectoryMode", "LogsDirectoryMode"] {
+            assert_eq!(unit.value(key), "0700", "{name}: {key}");
+        }
+        for secret in ["gateway-token", "gateway-password", "telegram-bot-token"] {
+            assert!(unit.0.contains(&format!("\nLoadCredential={secret}:moltbotd.")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn user_units_name_the_places_that_systemd_versions_disagree_about() {
+    for (name, folder) in
+        [("user/moltbotd.service", "moltbot"), ("user/moltbotd@.service", "moltbot-%i")]
     {
-        // The locks and `moltbotctl` look for the runtime folder by this name.
-        assert_eq!(unit.value(folder), "moltbot", "{folder}");
+        let unit = Unit::read(name);
+        let start = unit.value("ExecStart");
+        assert!(start.contains(&format!("--state-dir %h/.local/state/{folder} ")), "{start}");
+        assert!(start.contains(&format!("--config %h/.config/{folder}/moltbot.json ")), "{start}");
+        assert!(!unit.0.contains("\nStateDirectory="), "{name}");
+        // Without it the manager of Debian 12 ignores most of the rest.
+        assert_eq!(unit.value("PrivateUsers"), "yes");
+        assert_eq!(unit.value("RuntimeDirectory"), folder);
+    }
+}
+
+#[test]
+fn socket_units_listen_where_the_daemon_would() {
+    for name in SOCKETS {
+        let unit = Unit::read(name);
+        assert_eq!(unit.value("FileDescriptorName"), "gateway");
+        assert!(!unit.0.contains("\nAccept="), "{name}: the daemon wants the listening socket");
+        // A profile's port is in a drop-in.
+        let port = moltbotd::config::Config::default().gateway.port;
+        let listens = unit.0.contains(&format!("\nListenStream=127.0.0.1:{port}\n"));
+        assert_eq!(listens, !name.contains('@'), "{name}");
     }
 }
 
@@ -34,11 +102,15 @@ struct Unit(String);
 
 impl Unit {
     fn read(name: &str) -> Self {
-        Self(fs::read_to_string(source_root().join("systemd").join(name)).unwrap())
+        Self(fs::read_to_string(folder().join(name)).unwrap())
     }
 
     fn value(&self, key: &str) -> &str {
         let find = |line| str::strip_prefix(line, key)?.strip_prefix('=');
         self.0.lines().find_map(find).unwrap_or_else(|| panic!("the unit has no {key}"))
     }
+}
+
+fn folder() -> PathBuf {
+    source_root().join("systemd")
 }

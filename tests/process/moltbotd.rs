@@ -5,7 +5,9 @@
 
 use std::{
     fs,
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::AsFd,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _},
         net::UnixDatagram,
@@ -151,6 +153,99 @@ fn the_watchdog_hears_of_a_gateway_that_lives() {
 }
 
 #[test]
+fn a_socket_unit_decides_the_address_and_early_clients_are_served() {
+    let host = Host::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut early = TcpStream::connect(address).unwrap();
+    let mut gateway = host.start_command(host.command_with_socket(&socket, "gateway"));
+    assert!(ask(&mut early, address).starts_with("HTTP/1.1 200"));
+    assert_eq!(gateway.stop(), Some(0));
+    // The unit's own process closed its copy; the socket is the manager's.
+    TcpStream::connect(address).unwrap();
+}
+
+#[test]
+fn a_socket_unit_that_lets_strangers_in_needs_a_secret() {
+    let host = Host::new();
+    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+    let output = host.command_with_socket(&socket, "gateway").output().unwrap();
+    assert_eq!(output.status.code(), Some(77), "{}", text(&output));
+}
+
+#[test]
+fn what_is_handed_over_and_does_not_listen_is_named_and_left() {
+    let host = Host::new();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut gateway = host.start_command(host.command_with_socket(&socket, "odd"));
+    let log = fs::read_to_string(host.folder.path().join("stderr")).unwrap();
+    assert!(log.contains("socket 0 (odd) handed over is not used"), "{log}");
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn the_manager_keeps_the_sockets_and_gives_them_to_the_next_process() {
+    let host = Host::new();
+    let port = free_port();
+    let mut first = host.command();
+    first.args(["--port", &port.to_string()]);
+    let mut gateway = host.spawn(first);
+    let kept = host.hear(|message| message.contains("FDSTORE=1"));
+    let name = format!("kept-127.0.0.1.{port}");
+    assert!(kept.contains(&format!("FDNAME={name}")), "{kept}");
+    host.hear(|message| message.contains("READY=1"));
+    assert_eq!(gateway.stop(), Some(0));
+
+    let socket = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut waiting = TcpStream::connect(address).unwrap();
+    let mut next = host.command_with_socket(&socket, &name);
+    next.args(["--port", &port.to_string()]);
+    let mut gateway = host.spawn(next);
+    assert!(ask(&mut waiting, address).starts_with("HTTP/1.1 200"));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn a_kept_socket_of_another_port_is_given_up() {
+    let host = Host::new();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = host.command_with_socket(&socket, "kept-old");
+    command.args(["--port", &free_port().to_string()]);
+    let mut gateway = host.spawn(command);
+    let message = host.hear(|message| message.contains("FDSTOREREMOVE=1"));
+    assert!(message.contains("FDNAME=kept-old"), "{message}");
+    host.hear(|message| message.contains("READY=1"));
+    assert_eq!(gateway.stop(), Some(0));
+}
+
+#[test]
+fn the_managers_credentials_are_the_gateways_secrets() {
+    let host = Host::new();
+    let folder = host.folder.path().join("credentials");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("gateway-token"), "short").unwrap();
+    let mut command = host.command();
+    command.env("CREDENTIALS_DIRECTORY", &folder).args(["--bind", "lan"]);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(77));
+    assert!(text(&output).contains("easy to guess"), "{}", text(&output));
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn ask(stream: &mut TcpStream, address: SocketAddr) -> String {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
 fn what_it_writes_is_for_its_user_alone() {
     let host = Host::new();
     let folder = host.folder.path().join("state");
@@ -234,21 +329,34 @@ impl Host {
         command
     }
 
+    /// A command that gets a socket as a service manager hands it over.
+    fn command_with_socket(&self, socket: &impl AsFd, name: &str) -> Command {
+        let plain = self.command();
+        let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(plain.get_program()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+        command.current_dir(self.folder.path());
+        command.stdin(socket.as_fd().try_clone_to_owned().unwrap());
+        command
+    }
+
     fn start(&self) -> Gateway {
         self.start_command(self.command())
     }
 
     /// Starts on a free port; somebody else may take it in between.
     fn start_command(&self, mut command: Command) -> Gateway {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = command
-            .args(["--port", &port.to_string()])
-            .stderr(fs::File::create(self.folder.path().join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
-        let gateway = Gateway { child };
+        command.args(["--port", &free_port().to_string()]);
+        let gateway = self.spawn(command);
         self.hear(|message| message.contains("READY=1"));
         gateway
+    }
+
+    fn spawn(&self, mut command: Command) -> Gateway {
+        let stderr = fs::File::create(self.folder.path().join("stderr")).unwrap();
+        Gateway { child: command.stderr(stderr).spawn().unwrap() }
     }
 
     /// Waits for a message to the service manager.

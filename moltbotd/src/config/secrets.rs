@@ -91,7 +91,7 @@ impl AuthSecrets {
         paths: &Paths,
     ) -> Result<Self, SecretsError> {
         let token = token(given, config, environment, paths)?;
-        let password = password(config, environment);
+        let password = password(config, environment, paths)?;
         let token_was_given = matches!(&token, Some((_, Source::Flag | Source::File(_))));
         let mode = config.gateway.auth.mode.unwrap_or(match &password {
             Some(_) if !token_was_given => AuthMode::Password,
@@ -104,7 +104,8 @@ impl AuthSecrets {
         if mode == AuthMode::Password && password.is_none() {
             return Err(SecretsError::Refused(
                 "gateway.auth.mode is \"password\", but there is no password; set \
-                 gateway.auth.password or MOLTBOT_GATEWAY_PASSWORD"
+                 gateway.auth.password, the credential gateway-password or \
+                 MOLTBOT_GATEWAY_PASSWORD"
                     .into(),
             ));
         }
@@ -208,18 +209,31 @@ fn token(
     if let Some(found) = from_environment(environment, &names) {
         return Ok(Some(found));
     }
-    let credential = paths.credentials_dir.as_ref().map(|dir| dir.join("gateway-token"));
-    match credential {
+    credential(paths, "gateway-token")
+}
+
+fn password(
+    config: &Config,
+    environment: &Environment,
+    paths: &Paths,
+) -> Result<Found, SecretsError> {
+    if let Some(secret) = config.gateway.auth.password.as_deref().and_then(Secret::new) {
+        return Ok(Some((secret, Source::Config("gateway.auth.password"))));
+    }
+    let names = ["MOLTBOT_GATEWAY_PASSWORD", "CLAWDBOT_GATEWAY_PASSWORD"];
+    if let Some(found) = from_environment(environment, &names) {
+        return Ok(Some(found));
+    }
+    credential(paths, "gateway-password")
+}
+
+/// Reads a file that the service manager handed over, when it did.
+fn credential(paths: &Paths, name: &str) -> Result<Found, SecretsError> {
+    let path = paths.credentials_dir.as_ref().map(|dir| dir.join(name));
+    match path {
         Some(path) if path.exists() => Ok(Some((read_token(&path)?, Source::Credential(path)))),
         _ => Ok(None),
     }
-}
-
-fn password(config: &Config, environment: &Environment) -> Found {
-    if let Some(secret) = config.gateway.auth.password.as_deref().and_then(Secret::new) {
-        return Some((secret, Source::Config("gateway.auth.password")));
-    }
-    from_environment(environment, &["MOLTBOT_GATEWAY_PASSWORD", "CLAWDBOT_GATEWAY_PASSWORD"])
 }
 
 fn from_environment(environment: &Environment, names: &[&'static str]) -> Found {
@@ -355,6 +369,24 @@ mod tests {
         let secrets = AuthSecrets::resolve(&given, &config, &environment, &paths).unwrap();
         assert_eq!(secrets.token_source, Some(Source::Flag));
         assert!(!paths.generated_token().exists());
+    }
+
+    #[test]
+    fn the_service_managers_secrets_count_where_nothing_else_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let credentials = dir.path().join("credentials");
+        fs::create_dir(&credentials).unwrap();
+        fs::write(credentials.join("gateway-token"), "token\n").unwrap();
+        let paths =
+            Paths { credentials_dir: Some(credentials.clone()), ..Paths::below(dir.path()) };
+        let secrets = resolve(json!({}), Environment::default(), &paths);
+        assert_eq!(secrets.token.unwrap().reveal(), "token");
+        let source = Source::Credential(credentials.join("gateway-token"));
+        assert_eq!(secrets.token_source, Some(source));
+        fs::write(credentials.join("gateway-password"), "password").unwrap();
+        let secrets = resolve(json!({}), Environment::default(), &paths);
+        assert_eq!(secrets.mode, AuthMode::Password);
+        assert_eq!(secrets.password.unwrap().reveal(), "password");
     }
 
     #[test]

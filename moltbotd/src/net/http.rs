@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{Place, Shared, handshake, ingress, ingress::Listener, wire, wire::Socket};
@@ -23,6 +25,8 @@ use crate::auth::Ingress;
 
 const HEADER_BYTES: usize = 16 * 1024;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may hold up the exit.
+const LAST_REQUEST: Duration = Duration::from_millis(250);
 
 type Answer = Response<Full<Bytes>>;
 
@@ -40,19 +44,24 @@ where
         async move { Ok::<_, Infallible>(answer) }
     });
     let closing = shared.closing.clone();
-    let connection = http1::Builder::new()
-        .max_buf_size(HEADER_BYTES)
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    tokio::select! {
-        () = closing.cancelled() => {}
-        result = connection => {
-            if let Err(error) = result {
-                tracing::debug!(%error, "request not served");
-            }
-        }
+    let mut connection = pin!(
+        http1::Builder::new()
+            .max_buf_size(HEADER_BYTES)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    let served = tokio::select! {
+        result = connection.as_mut() => result,
+        // Whoever was let in a moment ago still gets the answer.
+        () = closing.cancelled() => match timeout(LAST_REQUEST, connection).await {
+            Ok(result) => result,
+            Err(_) => return,
+        },
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "request not served");
     }
 }
 

@@ -1,4 +1,5 @@
-//! Binds the sockets and accepts peers: a place in the budget, then a task.
+//! Binds or inherits the sockets and accepts peers: a place in the budget,
+//! then a task.
 
 use std::{
     io,
@@ -14,7 +15,10 @@ use tokio::{
 };
 
 use super::{Shared, http, ingress::Listener};
-use crate::config::{self, Bind};
+use crate::{
+    config::{self, Bind},
+    inherited::{self, Inherited},
+};
 
 /// The sockets the daemon listens on.
 #[derive(Debug)]
@@ -46,28 +50,72 @@ pub enum BindError {
     Mode(String),
 }
 
-/// Binds everything, or nothing.
+/// Binds everything, or nothing. Sockets of a `.socket` unit take the place of
+/// the configured addresses; those that an earlier process left with the
+/// service manager are taken up instead of being bound anew.
 pub async fn bind(
     gateway: &config::Gateway,
     port: u16,
     control: &Path,
+    mut inherited: Inherited,
 ) -> Result<Listeners, BindError> {
-    let hosts = hosts(gateway)?;
-    let first = SocketAddr::new(hosts[0], port);
-    let listener = bind_tcp(first)?;
-    let port = listener.local_addr().map_or(port, |address| address.port());
-    let mut tcp = vec![listener];
-    for host in &hosts[1..] {
-        tcp.push(bind_tcp(SocketAddr::new(*host, port))?);
+    let mut tcp = given(&mut inherited)?;
+    if let Some(own) = tcp.first().map(address).transpose()? {
+        if own.port() != port {
+            tracing::warn!(address = %own, port, "the socket unit decides the port, not gateway.port");
+        }
+    } else {
+        let hosts = hosts(gateway)?;
+        let first = own(SocketAddr::new(hosts[0], port), &mut inherited)?;
+        let port = address(&first)?.port();
+        tcp.push(first);
+        for host in &hosts[1..] {
+            tcp.push(own(SocketAddr::new(*host, port), &mut inherited)?);
+        }
     }
-    if tcp.iter().any(|l| l.local_addr().is_ok_and(|a| a.ip() == IpAddr::V4(Ipv4Addr::LOCALHOST))) {
+    let port = address(&tcp[0])?.port();
+    let listens_on = |host: IpAddr| {
+        tcp.iter().any(|listener| address(listener).is_ok_and(|address| address.ip() == host))
+    };
+    let also = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    if listens_on(IpAddr::V4(Ipv4Addr::LOCALHOST)) && !listens_on(also) {
         // Some hosts have no IPv6; clients that try ::1 first fall back.
-        match bind_tcp(SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), port)) {
+        match own(SocketAddr::new(also, port), &mut inherited) {
             Ok(listener) => tcp.push(listener),
             Err(error) => tracing::debug!(%error, "no listener on ::1"),
         }
     }
-    Ok(Listeners { tcp, control: bind_control(control)?, port })
+    let control = bind_control(control, &mut inherited)?;
+    inherited.close_rest();
+    Ok(Listeners { tcp, control, port })
+}
+
+fn given(inherited: &mut Inherited) -> Result<Vec<TcpListener>, BindError> {
+    let failed = |source| BindError::Failed { address: "the socket unit's address".into(), source };
+    inherited
+        .take_given()
+        .into_iter()
+        .map(|socket| TcpListener::from_std(socket).map_err(failed))
+        .collect()
+}
+
+/// Takes up the socket that an earlier process bound to this address, or binds
+/// one and leaves a copy for the next process.
+fn own(wanted: SocketAddr, inherited: &mut Inherited) -> Result<TcpListener, BindError> {
+    let failed = |source| BindError::Failed { address: wanted.to_string(), source };
+    if let Some(kept) = inherited.take_kept(wanted) {
+        tracing::debug!(address = %wanted, "listening goes on where the last process left it");
+        return TcpListener::from_std(kept).map_err(failed);
+    }
+    let listener = bind_tcp(wanted)?;
+    inherited::keep(&address(&listener)?.to_string(), &listener);
+    Ok(listener)
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, BindError> {
+    listener
+        .local_addr()
+        .map_err(|source| BindError::Failed { address: "an inherited socket".into(), source })
 }
 
 /// Accepts peers on every socket until `shared.closing`. Each probe is answered
@@ -130,15 +178,19 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
 }
 
 /// The state directory's lock is held by now, so a socket file that is there
-/// belongs to nobody.
-fn bind_control(path: &Path) -> Result<UnixListener, BindError> {
+/// belongs to nobody, unless the manager kept the socket itself.
+fn bind_control(path: &Path, inherited: &mut Inherited) -> Result<UnixListener, BindError> {
     let bound = (|| {
+        if let Some(kept) = inherited.take_unix(path) {
+            return UnixListener::from_std(kept);
+        }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        inherited::keep("control", &listener);
         Ok(listener)
     })();
     bound.map_err(|source| BindError::Failed { address: path.display().to_string(), source })
@@ -153,6 +205,8 @@ async fn accept_tcp(
     let mut back_off = BackOff::default();
     loop {
         tokio::select! {
+            // First: whoever still waits in the queue is the next process's.
+            biased;
             () = shared.closing.cancelled() => return,
             Some(answer) = probes.recv() => drop(answer.send(())),
             accepted = listener.accept() => match accepted {
@@ -185,6 +239,8 @@ async fn accept_control(
     let mut back_off = BackOff::default();
     loop {
         tokio::select! {
+            // First: whoever still waits in the queue is the next process's.
+            biased;
             () = shared.closing.cancelled() => return,
             Some(answer) = probes.recv() => drop(answer.send(())),
             accepted = listener.accept() => match accepted {
