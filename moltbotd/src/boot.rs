@@ -295,6 +295,7 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
         budget: Arc::new(Budget::new(limits.unauthenticated, limits.unauthenticated_per_address)),
         tasks,
         closing: CancellationToken::new(),
+        handshakes: Arc::default(),
         port,
     }
 }

@@ -18,7 +18,7 @@
 //! restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
-//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · metrics
 //! protocol (crate)
 //! ```
 
@@ -37,6 +37,7 @@ pub mod inherited;
 pub mod lock;
 pub mod logging;
 pub mod methods;
+pub mod metrics;
 pub mod net;
 pub mod nodes;
 pub mod paths;

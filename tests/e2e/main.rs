@@ -11,6 +11,7 @@ mod handshake;
 mod ingress;
 mod layers;
 mod limits;
+mod metrics;
 mod models;
 mod moltbotctl;
 mod nodes;

@@ -1,6 +1,10 @@
 //! The middle of a run: a model is asked, tools are called, until it answers.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -193,8 +197,12 @@ impl Conversation<'_> {
             let result = match self.agent.parts.models.find(&model) {
                 Ok(provider) => {
                     self.tell_start(last.is_some());
+                    let since = Instant::now();
                     let answer = provider.stream(prompt.clone());
-                    self.listen(answer, is_last).await
+                    let result = self.listen(answer, is_last).await;
+                    let usage = result.as_ref().ok().map(|spoken| spoken.usage);
+                    self.agent.parts.models.note(&model.provider, usage, since.elapsed());
+                    result
                 }
                 Err(error) => Err(error),
             };

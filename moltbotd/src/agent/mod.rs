@@ -39,7 +39,7 @@ use self::{
 };
 pub use self::{
     request::{Image, RunRequest, Source},
-    runs::{Ended, Run},
+    runs::{Ended, Ends, Run},
     telling::StopCause,
 };
 use crate::{
@@ -190,6 +190,11 @@ impl Agent {
     /// Returns a run that is under way.
     pub fn active(&self, run_id: &str) -> Option<Arc<Run>> {
         self.runs.find(run_id)
+    }
+
+    /// Returns how many runs ended which way since the daemon started.
+    pub fn ends(&self) -> &Ends {
+        self.runs.ends()
     }
 
     /// Returns how many runs are under way or wait.

@@ -13,7 +13,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::telling::Told;
-use crate::store::{RunRow, RunState};
+use crate::{
+    metrics::Count,
+    store::{RunRow, RunState},
+};
 
 /// How long the end of a run is remembered here; later it is in the store.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -103,6 +106,18 @@ impl Run {
 pub(super) struct Runs {
     table: Mutex<Table>,
     changed: Notify,
+    ends: Ends,
+}
+
+/// How many runs ended which way.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// With an answer.
+    pub done: Count,
+    /// Without one.
+    pub failed: Count,
+    /// They were stopped.
+    pub aborted: Count,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +147,11 @@ impl Runs {
 
     /// Records the end of a run and tells those who wait for it.
     pub(super) fn end(&self, run: &Run, ended: Ended) {
+        match ended.state {
+            RunState::Done => self.ends.done.one(),
+            RunState::Aborted => self.ends.aborted.one(),
+            _ => self.ends.failed.one(),
+        }
         let ended = Arc::new(ended);
         let mut table = self.table();
         table.active.remove(&run.id);
@@ -141,6 +161,10 @@ impl Runs {
         drop(table);
         run.ended.send_replace(Some(ended));
         self.changed.notify_waiters();
+    }
+
+    pub(super) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     pub(super) fn find(&self, id: &str) -> Option<Arc<Run>> {

@@ -135,6 +135,28 @@ impl Auth {
         self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
     }
 
+    /// Returns whether a plain request shows the shared secret. Wrong guesses
+    /// count like those of a handshake.
+    pub fn knows_secret(&self, ingress: &Ingress, guess: Option<&str>) -> bool {
+        let secrets = self.secrets.load();
+        let (secret, kind) = match secrets.mode {
+            AuthMode::Token => (&secrets.token, Kind::Token),
+            AuthMode::Password => (&secrets.password, Kind::Password),
+        };
+        let (Some(secret), Some(guess)) = (secret, guess) else { return false };
+        if self.limiter.wait(ingress.ip, kind).is_some() {
+            tracing::warn!(ip = %ingress.ip, ?kind, "request refused: too many failures");
+            return false;
+        }
+        if secret.matches(guess) {
+            self.limiter.succeeded(ingress.ip, kind);
+            return true;
+        }
+        let failures = self.limiter.failed(ingress.ip, kind);
+        tracing::warn!(ip = %ingress.ip, ?kind, failures, "request refused: wrong secret");
+        false
+    }
+
     fn check_device(
         &self,
         params: &ConnectParams,

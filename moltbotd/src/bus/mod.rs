@@ -37,12 +37,18 @@ pub struct Bus {
 struct Hub {
     seq: u64,
     version: StateVersion,
+    delivered: u64,
     clients: Vec<Client>,
 }
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { seq: 0, version: StateVersion { presence: 1, health: 1 }, clients: Vec::new() }
+        Self {
+            seq: 0,
+            version: StateVersion { presence: 1, health: 1 },
+            delivered: 0,
+            clients: Vec::new(),
+        }
     }
 }
 
@@ -78,6 +84,10 @@ pub enum Versioned {
 pub struct Stats {
     /// Connected clients.
     pub clients: usize,
+    /// Those of them that are nodes.
+    pub nodes: usize,
+    /// Events queued for a client, each counted for each client.
+    pub delivered: u64,
     /// Clients closed because they read too slowly.
     pub slow: u64,
     /// Events skipped for slow clients.
@@ -175,6 +185,8 @@ impl Bus {
         let hub = self.hub();
         Stats {
             clients: hub.clients.len(),
+            nodes: hub.clients.iter().filter(|it| it.caller.role == Role::Node).count(),
+            delivered: hub.delivered,
             slow: self.slow.load(Ordering::Relaxed),
             skipped: self.skipped.load(Ordering::Relaxed),
             published: hub.seq,
@@ -206,12 +218,16 @@ impl Bus {
     }
 
     fn fan_out(&self, hub: &mut Hub, text: &Utf8Bytes, access: Access, delivery: Delivery) {
+        let delivered = &mut hub.delivered;
         hub.clients.retain(|client| {
             if !access.allows(client.caller.role, &client.caller.scopes) {
                 return !client.outbox.is_closed();
             }
             match client.outbox.push(text.clone(), delivery) {
-                Push::Queued => true,
+                Push::Queued => {
+                    *delivered += 1;
+                    true
+                }
                 Push::Skipped => {
                     self.skipped.fetch_add(1, Ordering::Relaxed);
                     true

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 pub use self::{
     driver::{Entry, Target},
-    service::Channels,
+    service::{AccountFigures, Channels},
 };
 use crate::config::Findings;
 

@@ -63,6 +63,23 @@ pub struct Channels {
     stop: CancellationToken,
 }
 
+/// How an account is.
+#[derive(Clone, Debug)]
+pub struct AccountFigures {
+    /// Id of the channel.
+    pub channel: &'static str,
+    /// Its key in the configuration.
+    pub account: String,
+    /// Whether it runs.
+    pub running: bool,
+    /// Whether something hinders it now.
+    pub troubled: bool,
+    /// When the last message came, in milliseconds since the epoch.
+    pub last_inbound_ms: Option<i64>,
+    /// When the last message was sent, in milliseconds since the epoch.
+    pub last_outbound_ms: Option<i64>,
+}
+
 struct Running {
     entry: &'static Entry,
     account: Account,
@@ -276,6 +293,23 @@ impl Channels {
             .await?;
         self.wake();
         Ok(approved)
+    }
+
+    /// Returns how each account is, for metrics.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<AccountFigures> {
+        let figures = |running: &Arc<Running>| {
+            let state = running.state.get();
+            AccountFigures {
+                channel: running.entry.id,
+                account: running.account.id.clone(),
+                running: state.running,
+                troubled: state.last_error.is_some(),
+                last_inbound_ms: state.last_inbound_at,
+                last_outbound_ms: state.last_outbound_at,
+            }
+        };
+        locked(&self.running).iter().map(figures).collect()
     }
 
     fn present(&self) -> impl Iterator<Item = &'static Entry> {

@@ -32,6 +32,8 @@ pub(crate) const TICK: Duration = Duration::from_secs(30);
 
 /// How a handshake failed: perhaps an answer, then a close frame.
 struct Failed {
+    /// Whether it was understood, and refused.
+    refused: bool,
     answer: Option<Utf8Bytes>,
     code: u16,
     reason: String,
@@ -62,6 +64,15 @@ pub(super) async fn run<S: Socket>(
         }
         login = timeout_at(deadline, login(&mut reader, &mut writer, &ingress, &shared)) => login,
     };
+    let handshakes = &shared.handshakes;
+    match &login {
+        Ok(Ok(Some(_))) => &handshakes.accepted,
+        Ok(Ok(None)) => &handshakes.left,
+        Ok(Err(failed)) if failed.refused => &handshakes.refused,
+        Ok(Err(_)) => &handshakes.malformed,
+        Err(_) => &handshakes.timed_out,
+    }
+    .one();
     match login {
         Ok(Ok(Some(login))) => {
             drop(place);
@@ -130,7 +141,12 @@ async fn first_text<S: Socket>(
             }
             Some(Ok(_)) => {}
             Some(Err(error)) if is_too_much(&error) => {
-                return Err(Failed { answer: None, code: 1009, reason: String::new() });
+                return Err(Failed {
+                    refused: false,
+                    answer: None,
+                    code: 1009,
+                    reason: String::new(),
+                });
             }
             Some(Err(_)) | None => return Ok(None),
         }
@@ -257,7 +273,7 @@ fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>) -> HelloO
 }
 
 async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, failed: Failed) {
-    let Failed { answer, code, reason } = failed;
+    let Failed { answer, code, reason, .. } = failed;
     if let Some(text) = answer {
         // The peer may be gone; the close frame below finds out the same.
         let _ = timeout(connection::CLOSE_GRACE, writer.send([text])).await;
@@ -267,17 +283,22 @@ async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, faile
 
 impl Failed {
     fn silent() -> Self {
-        Self { answer: None, code: 1000, reason: String::new() }
+        Self { refused: false, answer: None, code: 1000, reason: String::new() }
     }
 
     fn bad_frame() -> Self {
-        Self { answer: None, code: 1008, reason: "invalid request frame".to_owned() }
+        Self {
+            refused: false,
+            answer: None,
+            code: 1008,
+            reason: "invalid request frame".to_owned(),
+        }
     }
 
     fn answered(id: &str, error: &ErrorShape, code: u16) -> Self {
         let frame = ResponseFrame::<()> { id, ok: false, payload: None, error: Some(error) };
         let text = serde_json::to_string(&frame).expect("wire types serialize");
-        Self { answer: Some(text.into()), code, reason: error.message.clone() }
+        Self { refused: true, answer: Some(text.into()), code, reason: error.message.clone() }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The few plain HTTP paths, and the upgrade to a WebSocket on every path.
+//! One HTTP request of a peer: a page, or the upgrade to a WebSocket, which
+//! every path takes.
 
 use std::{
     convert::Infallible,
@@ -16,11 +17,12 @@ use hyper::{
     upgrade::OnUpgrade,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::{Place, Shared, handshake, ingress, ingress::Listener, wire, wire::Socket};
+use super::{
+    Place, Shared, handshake, ingress, ingress::Listener, page::Wanted, wire, wire::Socket,
+};
 use crate::auth::Ingress;
 
 const HEADER_BYTES: usize = 16 * 1024;
@@ -28,7 +30,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may hold up the exit.
 const LAST_REQUEST: Duration = Duration::from_millis(250);
 
-type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Serves one peer: one request, or an upgrade and what follows.
 pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, place: Place)
@@ -41,7 +43,13 @@ where
     let place = Mutex::new(Some(place));
     let service = service_fn(|request| {
         let answer = answer::<S>(request, listener, &shared, &place);
-        async move { Ok::<_, Infallible>(answer) }
+        let shared = shared.clone();
+        async move {
+            Ok::<_, Infallible>(match answer {
+                Ok(answer) => answer,
+                Err(wanted) => wanted.answer(&shared).await,
+            })
+        }
     });
     let closing = shared.closing.clone();
     let mut connection = pin!(
@@ -65,12 +73,13 @@ where
     }
 }
 
+/// Returns the answer, or the page that is wanted.
 fn answer<S>(
     mut request: Request<Incoming>,
     listener: Listener,
     shared: &Shared,
     place: &Mutex<Option<Place>>,
-) -> Answer
+) -> Result<Answer, Box<Wanted>>
 where
     S: Socket,
 {
@@ -78,17 +87,21 @@ where
     let judged = ingress::judge(listener, request.headers(), &config.gateway, shared.port);
     let ingress = match judged {
         Ok(ingress) => ingress,
-        Err(ingress::Refused(status, body)) => return plain(status, body),
+        Err(ingress::Refused(status, body)) => {
+            shared.handshakes.misdirected.one();
+            return Ok(plain(status, body));
+        }
     };
     if !wants_upgrade(request.headers()) {
-        return page(&request, shared);
+        let (path, method) = (request.uri().path(), request.method());
+        return Err(Box::new(Wanted::of(path, method, request.headers(), ingress)));
     }
     let key = match upgrade_key(&request) {
         Ok(key) => key,
-        Err(answer) => return *answer,
+        Err(answer) => return Ok(*answer),
     };
     let place = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(place) = place else { return plain(StatusCode::BAD_REQUEST, "one upgrade\n") };
+    let Some(place) = place else { return Ok(plain(StatusCode::BAD_REQUEST, "one upgrade\n")) };
     let upgrade = hyper::upgrade::on(&mut request);
     shared.tasks.spawn(upgraded::<S>(upgrade, ingress, shared.clone(), place));
     let mut response = Response::new(Full::default());
@@ -99,7 +112,7 @@ where
     if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
-    response
+    Ok(response)
 }
 
 async fn upgraded<S>(upgrade: OnUpgrade, ingress: Ingress, shared: Shared, place: Place)
@@ -111,41 +124,6 @@ where
     let limit = shared.gateway.config.get().gateway.limits.max_payload;
     let (reader, writer) = wire::wire(parts.io.into_inner(), parts.read_buf.to_vec(), limit).await;
     handshake::run(reader, writer, ingress, shared, place).await;
-}
-
-fn page(request: &Request<Incoming>, shared: &Shared) -> Answer {
-    let path = request.uri().path();
-    if !matches!(path, "/healthz" | "/readyz") {
-        return plain(StatusCode::NOT_FOUND, "Not Found\n");
-    }
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-        let allow = header::HeaderValue::from_static("GET, HEAD");
-        answer.headers_mut().insert(header::ALLOW, allow);
-        return answer;
-    }
-    if path == "/healthz" {
-        return plain(StatusCode::OK, "ok\n");
-    }
-    readiness(shared)
-}
-
-/// Names what is not ready, in words that tell a stranger nothing more.
-fn readiness(shared: &Shared) -> Answer {
-    let mut missing = Vec::new();
-    if shared.gateway.store.trouble().is_some() {
-        missing.push("store");
-    }
-    if shared.closing.is_cancelled() {
-        missing.push("stopping");
-    }
-    let ready = missing.is_empty();
-    let body = json!({ "ready": ready, "notReady": missing }).to_string() + "\n";
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut answer = respond(status, body.into());
-    let json = header::HeaderValue::from_static("application/json");
-    answer.headers_mut().insert(header::CONTENT_TYPE, json);
-    answer
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {
@@ -182,14 +160,14 @@ fn has_token(headers: &HeaderMap, name: &str, token: &str) -> bool {
         .any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
-fn plain(status: StatusCode, body: &'static str) -> Answer {
+pub(super) fn plain(status: StatusCode, body: &'static str) -> Answer {
     let mut answer = respond(status, Bytes::from_static(body.as_bytes()));
     let text = header::HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, text);
     answer
 }
 
-fn respond(status: StatusCode, body: Bytes) -> Answer {
+pub(super) fn respond(status: StatusCode, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));

@@ -222,6 +222,7 @@ async fn accept_tcp(
 
 fn admit_tcp(stream: TcpStream, peer: SocketAddr, own: SocketAddr, shared: &Shared) {
     let Some(place) = shared.budget.take(Some(peer.ip())) else {
+        shared.handshakes.crowded.one();
         tracing::warn!(%peer, "refused: too many peers have not authenticated yet");
         return;
     };
@@ -261,7 +262,9 @@ fn admit_control(stream: UnixStream, shared: &Shared) {
         tracing::warn!(?peer, "control socket: refused another user");
         return;
     }
-    let Some(place) = shared.budget.take(None) else { return };
+    let Some(place) = shared.budget.take(None) else {
+        return shared.handshakes.crowded.one();
+    };
     shared.tasks.spawn(http::serve(stream, Listener::Control, shared.clone(), place));
 }
 

@@ -8,6 +8,8 @@ mod handshake;
 mod http;
 mod ingress;
 mod listener;
+mod metrics;
+mod page;
 mod wire;
 
 use std::{
@@ -23,6 +25,7 @@ pub(crate) use self::{handshake::TICK, listener::serve};
 pub use self::{
     ingress::origin_allowed,
     listener::{BindError, Listeners, bind},
+    metrics::Handshakes,
 };
 use crate::{auth::limiter::canonical, gateway::Gateway, rpc::Router};
 
@@ -39,6 +42,8 @@ pub struct Shared {
     pub tasks: TaskTracker,
     /// Cancelled when no further peer is let in.
     pub closing: CancellationToken,
+    /// What became of the peers that came.
+    pub handshakes: Arc<Handshakes>,
     /// The port that was bound, which names our own origin.
     pub port: u16,
 }

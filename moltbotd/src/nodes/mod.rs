@@ -14,7 +14,7 @@ mod wake_words;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moltbot_protocol::{
@@ -34,7 +34,9 @@ use self::{
 use crate::{
     auth::Caller,
     bus::{self, Bus, Outbox, Push},
-    clock, config, rpc,
+    clock, config,
+    metrics::{Count, Durations},
+    rpc,
     store::{Store, StoreError},
 };
 
@@ -53,6 +55,55 @@ pub struct Nodes {
     store: Store,
     bus: Arc<Bus>,
     registry: Mutex<Registry>,
+    invokes: Invokes,
+}
+
+/// Figures about the calls made to nodes, by how they came out.
+#[derive(Debug)]
+pub struct Invokes {
+    /// The node answered that it worked.
+    pub ok: Count,
+    /// The node answered that it failed.
+    pub failed: Count,
+    /// The node did not answer in time.
+    pub timed_out: Count,
+    /// The node was not there, or left before it answered.
+    pub unreachable: Count,
+    /// Policy forbade it.
+    pub denied: Count,
+    /// Too many calls waited for the node.
+    pub busy: Count,
+    /// How long those took that were sent.
+    pub took: Durations,
+}
+
+impl Invokes {
+    fn of(&self, result: &Result<Answer, InvokeError>) -> &Count {
+        match result {
+            Ok(_) => &self.ok,
+            Err(InvokeError::Failed(_)) => &self.failed,
+            Err(InvokeError::TimedOut) => &self.timed_out,
+            Err(InvokeError::Denied { .. }) => &self.denied,
+            Err(InvokeError::Busy) => &self.busy,
+            Err(
+                InvokeError::NotConnected | InvokeError::NotSent | InvokeError::Disconnected(_),
+            ) => &self.unreachable,
+        }
+    }
+}
+
+impl Default for Invokes {
+    fn default() -> Self {
+        Self {
+            ok: Count::default(),
+            failed: Count::default(),
+            timed_out: Count::default(),
+            unreachable: Count::default(),
+            denied: Count::default(),
+            busy: Count::default(),
+            took: Durations::slow(),
+        }
+    }
 }
 
 /// What a node says it offers when it connects.
@@ -132,7 +183,7 @@ impl Nodes {
     /// Returns an empty registry.
     #[must_use]
     pub fn new(config: Arc<config::Live>, store: Store, bus: Arc<Bus>) -> Self {
-        Self { config, store, bus, registry: Mutex::default() }
+        Self { config, store, bus, registry: Mutex::default(), invokes: Invokes::default() }
     }
 
     /// Registers a node that passed the handshake and tells it the wake words.
@@ -164,12 +215,27 @@ impl Nodes {
 
     /// Runs a command on a node and waits for the answer.
     pub async fn invoke(&self, invoke: Invoke) -> Result<Answer, InvokeError> {
+        let result = self.try_invoke(invoke).await;
+        self.invokes.of(&result).one();
+        result
+    }
+
+    /// Returns figures about the calls.
+    #[must_use]
+    pub fn invokes(&self) -> &Invokes {
+        &self.invokes
+    }
+
+    async fn try_invoke(&self, invoke: Invoke) -> Result<Answer, InvokeError> {
         let node =
             self.registry().find(&invoke.node_id).cloned().ok_or(InvokeError::NotConnected)?;
         let command = invoke.command.trim().to_owned();
         policy::check(&self.config.get(), node.platform, &node.commands, &command)
             .map_err(|reason| InvokeError::Denied { reason, command: command.clone() })?;
-        self.send(&node, Invoke { command, ..invoke }).await
+        let since = Instant::now();
+        let result = self.send(&node, Invoke { command, ..invoke }).await;
+        self.invokes.took.add(since.elapsed());
+        result
     }
 
     /// Takes a node's answer. One that nobody waits for is ignored.

@@ -3,13 +3,22 @@
 pub mod echo;
 pub mod hosted;
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config;
+use crate::{
+    config,
+    metrics::{Count, Durations},
+};
 
 /// A model that can be asked.
 pub trait Provider: Send + Sync + 'static {
@@ -22,6 +31,35 @@ pub struct Models {
     config: Arc<config::Live>,
     built_in: Vec<(ModelInfo, Arc<dyn Provider>)>,
     hosted: hosted::Hosted,
+    /// By provider; only those that the configuration names get here.
+    calls: Mutex<BTreeMap<String, Arc<Calls>>>,
+}
+
+/// Figures about the calls of one provider's models.
+#[derive(Debug)]
+pub struct Calls {
+    /// Calls that were answered.
+    pub ok: Count,
+    /// Calls that failed.
+    pub failed: Count,
+    /// Tokens read, without those of the provider's cache.
+    pub input_tokens: Count,
+    /// Tokens written.
+    pub output_tokens: Count,
+    /// How long it took until the answer was complete or the call had failed.
+    pub took: Durations,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            ok: Count::default(),
+            failed: Count::default(),
+            input_tokens: Count::default(),
+            output_tokens: Count::default(),
+            took: Durations::slow(),
+        }
+    }
 }
 
 impl Models {
@@ -30,7 +68,7 @@ impl Models {
     pub fn new(config: Arc<config::Live>) -> Self {
         let echo: Arc<dyn Provider> = Arc::new(echo::Echo);
         let hosted = hosted::Hosted::default();
-        Self { config, built_in: vec![(echo::info(), echo)], hosted }
+        Self { config, built_in: vec![(echo::info(), echo)], hosted, calls: Mutex::default() }
     }
 
     /// Adds a model that needs no configuration.
@@ -50,6 +88,27 @@ impl Models {
             return Err(ProviderError::Unknown(format!("unknown model: {model}")));
         }
         self.hosted.find(&self.config.get(), model)
+    }
+
+    /// Counts a call: with what it used, or as a failure.
+    pub fn note(&self, provider: &str, usage: Option<Usage>, took: Duration) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = calls.entry(provider.to_owned()).or_default();
+        calls.took.add(took);
+        match usage {
+            Some(usage) => {
+                calls.ok.one();
+                calls.input_tokens.add(usage.input);
+                calls.output_tokens.add(usage.output);
+            }
+            None => calls.failed.one(),
+        }
+    }
+
+    /// Returns figures about the calls, by provider.
+    #[must_use]
+    pub fn calls(&self) -> BTreeMap<String, Arc<Calls>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Describes every model, by provider and then by name.

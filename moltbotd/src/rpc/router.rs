@@ -2,7 +2,7 @@
 
 use std::{
     any::Any, collections::HashMap, fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
-    sync::OnceLock,
+    sync::OnceLock, time::Instant,
 };
 
 use futures_util::FutureExt as _;
@@ -16,7 +16,10 @@ use serde_json::{Map, Value, json, value::RawValue};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::{Context, Error, Result, validate::Rules};
-use crate::bus::Outbox;
+use crate::{
+    bus::Outbox,
+    metrics::{Count, Durations},
+};
 
 /// The table of callable methods.
 ///
@@ -26,9 +29,33 @@ pub struct Router<G> {
     methods: HashMap<&'static str, Method<G>>,
     /// In the order they were added, which is the order clients see.
     order: Vec<&'static str>,
+    unknown: Count,
+}
+
+/// Figures about a method.
+#[derive(Debug)]
+pub struct Calls {
+    /// Calls that succeeded.
+    pub ok: Count,
+    /// Calls that were refused or failed.
+    pub failed: Count,
+    /// How long the answer took, the first one if there are two.
+    pub took: Durations,
+}
+
+impl Calls {
+    fn note(&self, ok: bool, since: Instant) {
+        if ok {
+            self.ok.one()
+        } else {
+            self.failed.one()
+        }
+        self.took.add(since.elapsed());
+    }
 }
 
 struct Method<G> {
+    calls: Arc<Calls>,
     access: Access,
     advertised: bool,
     schema: fn(&mut SchemaGenerator) -> Value,
@@ -65,6 +92,7 @@ pub struct Final {
 pub struct Answer {
     /// The response frame.
     pub text: Utf8Bytes,
+    ok: bool,
     then: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -79,15 +107,9 @@ impl Answer {
     }
 }
 
-impl From<Utf8Bytes> for Answer {
-    fn from(text: Utf8Bytes) -> Self {
-        Self { text, then: None }
-    }
-}
-
 impl<G> Default for Router<G> {
     fn default() -> Self {
-        Self { methods: HashMap::new(), order: Vec::new() }
+        Self { methods: HashMap::new(), order: Vec::new(), unknown: Count::default() }
     }
 }
 
@@ -108,7 +130,7 @@ impl<G: Send + Sync + 'static> Router<G> {
         self.insert::<R>(Box::new(move |cx, id, params| match parse::<R>(&rules, params) {
             Ok(request) => {
                 let answer = handler(cx, request);
-                Box::pin(async move { respond(&id, answer.await).into() })
+                Box::pin(async move { respond(&id, answer.await) })
             }
             Err(error) => ready(respond::<()>(&id, Err(error))),
         }))
@@ -135,9 +157,9 @@ impl<G: Send + Sync + 'static> Router<G> {
                         Ok(Twice { first, last }) => (Ok(first), last),
                         Err(error) => (Err(error), None),
                     };
-                    let text = respond(&id, result);
+                    let answer = respond(&id, result);
                     let then = last.map(|last| Box::pin(push_final(outbox, id, last)) as _);
-                    Answer { text, then }
+                    Answer { then, ..answer }
                 })
             }
             Err(error) => ready(respond::<()>(&id, Err(error))),
@@ -145,8 +167,15 @@ impl<G: Send + Sync + 'static> Router<G> {
     }
 
     fn insert<R: Request>(&mut self, call: Box<Handler<G>>) -> &mut Self {
-        let method =
-            Method { access: R::ACCESS, advertised: R::ADVERTISED, schema: describe::<R>, call };
+        let calls =
+            Calls { ok: Count::default(), failed: Count::default(), took: Durations::quick() };
+        let method = Method {
+            calls: Arc::new(calls),
+            access: R::ACCESS,
+            advertised: R::ADVERTISED,
+            schema: describe::<R>,
+            call,
+        };
         let previous = self.methods.insert(R::METHOD, method);
         assert!(previous.is_none(), "two handlers for {}", R::METHOD);
         self.order.push(R::METHOD);
@@ -156,9 +185,12 @@ impl<G: Send + Sync + 'static> Router<G> {
     /// Answers one request. A panicking handler is answered with an error and
     /// logged; the daemon lives on.
     pub fn dispatch(&self, cx: Context<G>, frame: &RequestFrame<'_>) -> Reply {
+        let since = Instant::now();
         let id = frame.id.clone().into_owned();
         let found = self.methods.get(&*frame.method);
         if let Err(error) = authorize(&cx, found.map(|method| method.access)) {
+            // Names that a peer makes up are counted as one.
+            found.map_or(&self.unknown, |method| &method.calls.failed).one();
             return ready(respond::<()>(&id, Err(error)));
         }
         let Some(method) = found else {
@@ -167,20 +199,42 @@ impl<G: Send + Sync + 'static> Router<G> {
             } else {
                 Error::Invalid(format!("unknown method: {}", frame.method))
             };
+            self.unknown.one();
             return ready(respond::<()>(&id, Err(error)));
         };
         let params = frame.params.map_or("{}", RawValue::get);
         let name = frame.method.clone().into_owned();
         let call = || (method.call)(cx, id.clone(), params);
+        let calls = Arc::clone(&method.calls);
         match std::panic::catch_unwind(AssertUnwindSafe(call)) {
             Ok(reply) => Box::pin(async move {
-                AssertUnwindSafe(reply)
+                let answer = AssertUnwindSafe(reply)
                     .catch_unwind()
                     .await
-                    .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()).into())
+                    .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()));
+                calls.note(answer.ok, since);
+                answer
             }),
-            Err(panic) => ready(panicked(&id, &name, panic.as_ref())),
+            Err(panic) => {
+                calls.note(false, since);
+                ready(panicked(&id, &name, panic.as_ref()))
+            }
         }
+    }
+
+    /// Returns figures about the calls of each method, sorted by name.
+    #[must_use]
+    pub fn calls(&self) -> Vec<(&'static str, Arc<Calls>)> {
+        let mut calls: Vec<_> =
+            self.methods.iter().map(|(&name, method)| (name, Arc::clone(&method.calls))).collect();
+        calls.sort_unstable_by_key(|&(name, _)| name);
+        calls
+    }
+
+    /// Returns how many calls named no method.
+    #[must_use]
+    pub fn unknown_calls(&self) -> u64 {
+        self.unknown.get()
     }
 
     /// Names of the methods clients are told about: the `features.methods` of
@@ -289,7 +343,7 @@ async fn push_final(outbox: Arc<Outbox>, id: String, last: Last) {
     outbox.push(text.into(), Delivery::Answer);
 }
 
-fn respond<T: Serialize>(id: &str, result: Result<T>) -> Utf8Bytes {
+fn respond<T: Serialize>(id: &str, result: Result<T>) -> Answer {
     let error = match &result {
         Ok(_) => None,
         Err(error) => {
@@ -300,12 +354,13 @@ fn respond<T: Serialize>(id: &str, result: Result<T>) -> Utf8Bytes {
             Some(error.shape())
         }
     };
-    let frame =
-        ResponseFrame { id, ok: error.is_none(), payload: result.ok(), error: error.as_ref() };
-    serde_json::to_string(&frame).expect("wire types serialize").into()
+    let ok = error.is_none();
+    let frame = ResponseFrame { id, ok, payload: result.ok(), error: error.as_ref() };
+    let text = serde_json::to_string(&frame).expect("wire types serialize").into();
+    Answer { text, ok, then: None }
 }
 
-fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Utf8Bytes {
+fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Answer {
     let text = panic
         .downcast_ref::<&str>()
         .copied()
@@ -315,8 +370,8 @@ fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Utf8Bytes {
     respond::<()>(id, Err(Error::Unavailable("internal error".into())))
 }
 
-fn ready(text: Utf8Bytes) -> Reply {
-    Box::pin(std::future::ready(text.into()))
+fn ready(answer: Answer) -> Reply {
+    Box::pin(std::future::ready(answer))
 }
 
 #[cfg(test)]

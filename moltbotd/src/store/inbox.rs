@@ -51,6 +51,16 @@ impl Db<'_> {
             .collect()
     }
 
+    /// Returns how many messages are not handled yet, by channel.
+    pub fn inbox_depth(&self) -> rusqlite::Result<Vec<(String, u32)>> {
+        self.0
+            .prepare_cached(
+                "SELECT channel, count(*) FROM inbox WHERE state = 'received' GROUP BY channel",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    }
+
     /// Replaces the message of a row that waits.
     pub fn replace_inbox(&self, id: i64, body: &str) -> rusqlite::Result<()> {
         self.0

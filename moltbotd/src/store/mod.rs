@@ -38,6 +38,7 @@ pub use self::{
     runs::{NewRun, RunEnd, RunRow, RunState},
     sessions::SessionRow,
     transcript::{MessageRow, NewTranscriptMessage},
+    writer::Figures,
 };
 use crate::private;
 
@@ -138,6 +139,18 @@ impl Store {
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.writer.trouble()
+    }
+
+    /// Returns figures about the writes.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        self.writer.figures()
+    }
+
+    /// Returns how many writes wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.writer.waiting()
     }
 
     /// Runs a query on a read-only connection.

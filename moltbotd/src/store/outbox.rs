@@ -185,6 +185,17 @@ impl Db<'_> {
         self.forget_draft_of(id)
     }
 
+    /// Returns how many messages are not settled, by channel and state.
+    pub fn outbox_depth(&self) -> rusqlite::Result<Vec<(String, String, u32)>> {
+        self.0
+            .prepare_cached(
+                "SELECT channel, state, count(*) FROM outbox
+                 WHERE state IN ('queued', 'sending', 'unknown') GROUP BY channel, state",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect()
+    }
+
     /// Returns what became of the message with a key.
     pub fn fate(&self, key: &str) -> rusqlite::Result<Option<Fate>> {
         self.0
