@@ -129,6 +129,9 @@ pub enum Command {
     Config(ConfigCommand),
     /// Show which gateway would be used, and why
     Where,
+    /// Copy everything the gateway remembers, check copies, put them back
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Be a node
     #[command(subcommand)]
     Node(NodeCommand),
@@ -269,6 +272,30 @@ pub enum ConfigCommand {
     Check {
         /// The file; the profile's when left out
         file: Option<PathBuf>,
+    },
+}
+
+/// Copies of the state. `moltbotd` does the work: see `moltbotd state --help`.
+#[derive(Debug, Subcommand)]
+pub enum BackupCommand {
+    /// Copy database, configuration and files into one file; the gateway may run
+    Create {
+        /// The file; in this folder and named after the profile and the time when left out
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check that a copy is whole and can be restored
+    Verify {
+        /// The copy
+        file: PathBuf,
+    },
+    /// Put a copy in the place of the state, which is kept aside; the gateway must not run
+    Restore {
+        /// The copy
+        file: PathBuf,
+        /// Leave the configuration as it is
+        #[arg(long)]
+        without_config: bool,
     },
 }
 

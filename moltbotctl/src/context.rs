@@ -1,6 +1,7 @@
 //! What every command shares: the profile, the target, the output.
 
 use std::{
+    ffi::OsString,
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -55,6 +56,8 @@ pub struct Context {
     pub timeout_given: Option<u64>,
     /// `--insecure`.
     pub insecure: bool,
+    /// The flags that say whose gateway is meant, as the daemon takes them.
+    pub daemon_flags: Vec<OsString>,
 }
 
 /// A connection and how it was found.
@@ -93,6 +96,7 @@ impl Context {
             environment,
             timeout_given: globals.timeout,
             insecure: globals.insecure,
+            daemon_flags: daemon_flags(globals),
         })
     }
 
@@ -188,6 +192,16 @@ impl Context {
 
 fn is_absent(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(Error::Connect { absent: true, .. }))
+}
+
+fn daemon_flags(globals: &Globals) -> Vec<OsString> {
+    let flags = [
+        ("--profile", globals.profile.as_ref().map(OsString::from)),
+        ("--config", globals.config.as_ref().map(OsString::from)),
+        ("--state-dir", globals.state_dir.as_ref().map(OsString::from)),
+    ];
+    let given = flags.into_iter().filter_map(|(name, value)| Some([name.into(), value?]));
+    given.flatten().collect()
 }
 
 fn flags(globals: &Globals) -> anyhow::Result<Flags> {

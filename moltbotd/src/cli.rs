@@ -2,28 +2,30 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use crate::{
     config::{Bind, Config, LogLevel},
     environment::Environment,
     logging::LogFormat,
     paths::{self, Choice},
+    state::StateArgs,
 };
 
 /// The Moltbot gateway: owns an assistant's sessions, channels and nodes, and
-/// serves its clients. Runs in the foreground until it is told to stop.
+/// serves its clients. Without a command it runs in the foreground until it is
+/// told to stop.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "moltbotd", version, after_help = AFTER_HELP)]
+#[command(name = "moltbotd", version, after_help = AFTER_HELP, disable_help_subcommand = true)]
 pub struct Cli {
     /// Name of this instance, part of its paths [env: MOLTBOT_PROFILE]
-    #[arg(long, value_name = "NAME", value_parser = profile)]
+    #[arg(long, global = true, value_name = "NAME", value_parser = profile)]
     pub profile: Option<String>,
     /// Configuration file [env: MOLTBOT_CONFIG_PATH]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Folder of the durable state [env: MOLTBOT_STATE_DIR]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// TCP port [env: MOLTBOT_GATEWAY_PORT] [default: 18789]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -44,6 +46,16 @@ pub struct Cli {
     /// How it is logged; the journal when it is there, else text
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// What to do instead of running.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What the program does besides running.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Work on the state: backups, import, check
+    State(StateArgs),
 }
 
 const AFTER_HELP: &str = "\

@@ -12,7 +12,7 @@
 //! A module may use what stands below it, never what stands above:
 //!
 //! ```text
-//! main · boot · reload · cli
+//! main · boot · reload · cli · state
 //! net                 methods
 //!         gateway
 //! restart · agent · sessions · channels · nodes · presence · health
@@ -49,6 +49,7 @@ pub mod restart;
 pub mod rpc;
 pub mod sessions;
 pub mod shutdown;
+pub mod state;
 pub mod store;
 pub mod supervisor;
 pub mod tools;

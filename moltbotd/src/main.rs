@@ -18,7 +18,7 @@ use clap::Parser as _;
 use moltbotd::{
     boot::{self, Ended, Failure, Start},
     channels,
-    cli::Cli,
+    cli::{Cli, Command},
     config::{AuthSecrets, Bind, GivenToken, Live, Loaded, SecretsError, Source},
     environment::Environment,
     inherited::Inherited,
@@ -26,7 +26,7 @@ use moltbotd::{
     logging::{LoggingError, Logs},
     paths::{Paths, UserFolders},
     private::Narrowed,
-    shutdown,
+    shutdown, state,
     supervisor::{self, Supervisor},
 };
 use nix::sys::stat::{Mode, umask};
@@ -51,12 +51,12 @@ fn main() -> ExitCode {
     };
     // Also covers files that libraries create.
     umask(Mode::from_bits_truncate(0o077));
+    if let Some(Command::State(arguments)) = &cli.command {
+        return ended(state::run(arguments, &cli.paths()));
+    }
     let prepared = match prepare(&cli) {
         Ok(prepared) => prepared,
-        Err(failure) => {
-            let _ = writeln!(io::stderr(), "moltbotd: {failure}");
-            return failure.exit_code().into();
-        }
+        Err(failure) => return ended(Err(failure)),
     };
     match serve(prepared) {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
@@ -66,6 +66,13 @@ fn main() -> ExitCode {
             failure.exit_code().into()
         }
     }
+}
+
+/// Tells on standard error how something went that has no logs.
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    let _ = writeln!(io::stderr(), "moltbotd: {failure}");
+    failure.exit_code().into()
 }
 
 /// What is needed before anything runs.
@@ -87,6 +94,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    state::backup::finish_interrupted(&paths)?;
     let source = Source {
         file: paths.config_file.clone(),
         must_exist: cli.config.is_some(),

@@ -113,11 +113,24 @@ pub fn new_file(path: &Path) -> io::Result<File> {
 /// ours or root's, and nobody else may change it. A file of ours that others
 /// may read is narrowed; returns the mode it had.
 pub fn trusted(path: &Path) -> Result<(File, Option<u32>), Error> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let metadata = file.metadata().map_err(Error::io(path))?;
+    let (file, metadata) = trusted_file(path)?;
     if metadata.uid() == Uid::effective().as_raw() {
         let narrowed = narrow(path, &metadata, FILE_MODE)?;
         return Ok((file, narrowed));
+    }
+    Ok((file, None))
+}
+
+/// Opens such a file and leaves its mode alone; `None` stands for no mode.
+pub fn trusted_as_it_is(path: &Path) -> Result<(File, Option<u32>), Error> {
+    trusted_file(path).map(|(file, _)| (file, None))
+}
+
+fn trusted_file(path: &Path) -> Result<(File, Metadata), Error> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let metadata = file.metadata().map_err(Error::io(path))?;
+    if metadata.uid() == Uid::effective().as_raw() {
+        return Ok((file, metadata));
     }
     if metadata.uid() != 0 {
         own(path, &metadata)?;
@@ -126,7 +139,7 @@ pub fn trusted(path: &Path) -> Result<(File, Option<u32>), Error> {
     if mode & 0o022 != 0 {
         return Err(Error::Writable { path: path.display().to_string(), mode });
     }
-    Ok((file, None))
+    Ok((file, metadata))
 }
 
 fn own(path: &Path, metadata: &Metadata) -> Result<(), Error> {

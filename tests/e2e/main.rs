@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod advisories;
+mod backup;
 mod config;
 mod contract;
 mod events;

@@ -1,10 +1,12 @@
 //! One file per command.
 
 pub mod agent;
+pub mod backup;
 pub mod channels;
 pub mod chat;
 pub mod completions;
 pub mod config;
+pub mod daemon;
 pub mod devices;
 pub mod gateway;
 pub mod health;
@@ -49,6 +51,7 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
         Command::Channels(command) => channels::run(cx, command).await?,
         Command::Logs(args) => logs::run(cx, args).await?,
         Command::Config(command) => config::run(cx, command).await?,
+        Command::Backup(command) => return backup::run(cx, &command),
         Command::Where => where_::run(cx)?,
         Command::Node(NodeCommand::Run(args)) => node::run(cx, args).await?,
         Command::Completions { shell } => completions::run(cx, shell),

@@ -40,6 +40,8 @@ pub(super) struct Documents {
     pub(super) narrowed: private::Narrowed,
     /// Whether a file was refused because others could have written it.
     pub(super) refused: bool,
+    /// Whether files keep modes that are too wide.
+    pub(super) leave_modes: bool,
 }
 
 impl Documents {
@@ -69,8 +71,8 @@ impl Documents {
     }
 
     fn text(&mut self, file: &FilePath) -> Option<String> {
-        let opened =
-            private::trusted(file).map_err(|error| (error.is_refusal(), error.to_string()));
+        let open = if self.leave_modes { private::trusted_as_it_is } else { private::trusted };
+        let opened = open(file).map_err(|error| (error.is_refusal(), error.to_string()));
         let read = opened.and_then(|(opened, narrowed)| {
             self.narrowed.extend(narrowed.map(|mode| (file.to_owned(), mode)));
             read(opened).map_err(|why| (false, format!("cannot read {}: {why}", file.display())))

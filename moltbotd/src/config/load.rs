@@ -81,6 +81,8 @@ pub struct Loaded {
     pub narrowed: Narrowed,
     /// Whether a file was refused because others could have written it.
     pub refused: bool,
+    /// Every file that was read, the included ones too.
+    pub files: Vec<PathBuf>,
 }
 
 impl Loaded {
@@ -92,10 +94,19 @@ impl Loaded {
 }
 
 impl Source {
-    /// Reads the file.
+    /// Reads the file. Modes that are too wide are narrowed.
     #[must_use]
     pub fn load(&self) -> Loaded {
-        let mut documents = Documents::default();
+        self.load_through(Documents::default())
+    }
+
+    /// Reads the file and changes nothing about it.
+    #[must_use]
+    pub fn inspect(&self) -> Loaded {
+        self.load_through(Documents { leave_modes: true, ..Documents::default() })
+    }
+
+    fn load_through(&self, mut documents: Documents) -> Loaded {
         let exists = self.must_exist || self.file.symlink_metadata().is_ok();
         let read = if exists { documents.read(&self.file) } else { None };
         let (parsed, mut resolved) = read.unwrap_or_else(empty);
@@ -118,6 +129,7 @@ impl Source {
             issue.locate(&documents);
         }
 
+        let files = documents.files.iter().map(|document| document.file.clone()).collect();
         let raw = documents.files.pop().filter(|own| own.file == self.file).map(|own| own.text);
         Loaded {
             file: self.file.clone(),
@@ -130,6 +142,7 @@ impl Source {
             warnings: report.warnings,
             narrowed: documents.narrowed,
             refused: documents.refused,
+            files,
         }
     }
 }

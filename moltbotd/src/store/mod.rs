@@ -16,6 +16,7 @@ mod runs;
 mod sessions;
 mod settings;
 mod transcript;
+mod upkeep;
 mod writer;
 
 use std::{
@@ -38,6 +39,7 @@ pub use self::{
     runs::{NewRun, RunEnd, RunRow, RunState},
     sessions::SessionRow,
     transcript::{MessageRow, NewTranscriptMessage},
+    upkeep::{Depth, Examination, Settled, copy, examine, settle},
     writer::Figures,
 };
 use crate::private;

@@ -1,0 +1,62 @@
+//! What only the daemon's program can do, because it knows the database: it is
+//! found and run, and what it prints and its exit code are passed on.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::PathBuf,
+    process::{Command, ExitCode, Stdio},
+};
+
+use anyhow::Context as _;
+use nix::unistd::{AccessFlags, access};
+
+use crate::{
+    context::{Context, helped},
+    running::Running,
+};
+
+const PROGRAM: &str = "moltbotd";
+
+/// Runs `moltbotd state …` for the chosen profile.
+///
+/// # Errors
+/// When the program cannot be found or started.
+pub fn state(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
+    let status =
+        command(cx, arguments)?.status().with_context(|| format!("cannot start {PROGRAM}"))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// Returns the program with everything it needs to be told.
+fn command(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<Command> {
+    let mut command = Command::new(find(cx)?);
+    command.args(&cx.daemon_flags).arg("state").args(arguments).stdin(Stdio::null());
+    if cx.output.json {
+        command.arg("--json");
+    }
+    Ok(command)
+}
+
+/// Returns the daemon's program: the one installed with this one, one on the
+/// path, or the one that runs.
+fn find(cx: &Context) -> anyhow::Result<PathBuf> {
+    let beside = env::current_exe().ok().map(|own| own.with_file_name(PROGRAM));
+    let path = cx.environment.var("PATH").unwrap_or_default();
+    let on_path = env::split_paths(path).filter(|folder| folder.is_absolute());
+    let running = Running::find(&cx.paths).map(|gateway| format!("/proc/{}/exe", gateway.pid));
+    beside
+        .into_iter()
+        .chain(on_path.map(|folder| folder.join(PROGRAM)))
+        .chain(running.map(PathBuf::from))
+        .find(|program| program.is_file() && access(program, AccessFlags::X_OK).is_ok())
+        .ok_or_else(|| {
+            helped(
+                format!("{PROGRAM} is neither beside moltbotctl nor on the PATH"),
+                format!(
+                    "this needs the daemon's program: install {PROGRAM}, or add its folder to PATH"
+                ),
+            )
+        })
+}

@@ -1,0 +1,327 @@
+//! Writes and reads the file. A reader trusts nothing in it: names stay below
+//! the folder they are for, only plain files are taken, and every byte is
+//! counted in the manifest.
+
+use std::{
+    collections::HashSet,
+    fs::{File, OpenOptions},
+    io::{self, BufRead as _, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use flate2::{Compression, bufread::GzDecoder, write::GzEncoder};
+use sha2::{Digest as _, Sha256};
+
+use super::manifest::{self, FORMAT, Found, Item, Manifest};
+
+const BUFFER_BYTES: usize = 64 * 1024;
+/// A manifest of a million files is smaller.
+const LARGEST_MANIFEST_BYTES: u64 = 512 * 1024 * 1024;
+const LONGEST_NAME_BYTES: usize = 4096;
+const LONGEST_PART_BYTES: usize = 255;
+/// Where the entries other than the manifest are.
+const FOLDERS: [&str; 4] = ["database", "config", "state", "elsewhere"];
+
+/// Why a file is no usable backup.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ArchiveError {
+    /// It cannot be opened or read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The backup.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file to be put into it changed its size meanwhile.
+    #[error("{0} changed while it was copied; try again")]
+    Changed(PathBuf),
+    /// It is damaged, or was never one.
+    #[error("{path} is no whole backup: {why}; use another one")]
+    Damaged {
+        /// The backup.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// It was made by a later version.
+    #[error(
+        "{path} has the layout {found}, this program knows up to {FORMAT}; use the version of \
+         moltbotd that made it, or a later one"
+    )]
+    Newer {
+        /// The backup.
+        path: PathBuf,
+        /// Version of its layout.
+        found: u32,
+    },
+}
+
+/// Writes a backup.
+pub(super) struct Writer {
+    path: PathBuf,
+    tar: tar::Builder<GzEncoder<File>>,
+    items: Vec<Item>,
+}
+
+impl Writer {
+    pub(super) fn new(path: &Path, file: File) -> Self {
+        let tar = tar::Builder::new(GzEncoder::new(file, Compression::fast()));
+        Self { path: path.into(), tar, items: Vec::new() }
+    }
+
+    /// Adds a file under a name. `origin` is where it belongs.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        source: &Path,
+        origin: &Path,
+    ) -> Result<(), ArchiveError> {
+        let unreadable = |error| ArchiveError::Read { path: source.into(), source: error };
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(source)
+            .map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let mut reader = Summed { inner: file.take(size), sum: Sha256::new(), count: 0 };
+        self.append(name, size, &mut reader)?;
+        if reader.count != size {
+            return Err(ArchiveError::Changed(source.into()));
+        }
+        self.items.push(Item {
+            path: name.into(),
+            origin: origin.display().to_string(),
+            size,
+            sha256: manifest::hex(&reader.sum.finalize()),
+        });
+        Ok(())
+    }
+
+    /// Adds the manifest, made from the files so far, and returns the file.
+    pub(super) fn finish(
+        mut self,
+        manifest: impl FnOnce(Vec<Item>) -> Manifest,
+    ) -> Result<(File, Manifest), ArchiveError> {
+        let manifest = manifest(std::mem::take(&mut self.items));
+        let text = serde_json::to_vec_pretty(&manifest).expect("manifests serialize");
+        self.append(manifest::NAME, text.len() as u64, &mut &text[..])?;
+        let path = self.path;
+        let write = |source| ArchiveError::Write { path: path.clone(), source };
+        let file = self.tar.into_inner().and_then(GzEncoder::finish).map_err(write)?;
+        file.sync_all().map_err(write)?;
+        Ok((file, manifest))
+    }
+
+    fn append(&mut self, name: &str, size: u64, data: &mut dyn Read) -> Result<(), ArchiveError> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(size);
+        header.set_mode(0o600);
+        header.set_entry_type(tar::EntryType::Regular);
+        self.tar
+            .append_data(&mut header, name, data)
+            .map_err(|source| ArchiveError::Write { path: self.path.clone(), source })
+    }
+}
+
+/// Sums up what is read through it.
+struct Summed<R> {
+    inner: R,
+    sum: Sha256,
+    count: u64,
+}
+
+impl<R: Read> Read for Summed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.sum.update(&buffer[..read]);
+        self.count += read as u64;
+        Ok(read)
+    }
+}
+
+/// Gives the file that an entry's bytes go to; `None` when they are not needed.
+pub(super) type Destination<'a> =
+    dyn FnMut(&str) -> Result<Option<(PathBuf, File)>, ArchiveError> + 'a;
+
+/// Reads a backup from beginning to end and checks all of it.
+pub(super) fn read(
+    path: &Path,
+    destination: &mut Destination<'_>,
+) -> Result<Manifest, ArchiveError> {
+    let file =
+        File::open(path).map_err(|source| ArchiveError::Read { path: path.into(), source })?;
+    let damaged = |why: String| ArchiveError::Damaged { path: path.into(), why };
+    let mut archive = tar::Archive::new(GzDecoder::new(io::BufReader::new(file)));
+    let mut reader = Reader { path, destination, found: Vec::new(), names: HashSet::new() };
+    let entries = archive.entries().map_err(|error| damaged(broken(&error)))?;
+    let mut manifest = None;
+    for entry in entries {
+        let entry = entry.map_err(|error| damaged(broken(&error)))?;
+        if manifest.is_some() {
+            return Err(damaged("something follows its manifest".into()));
+        }
+        manifest = reader.entry(entry)?;
+    }
+    let found = reader.found;
+    // The sum of the compressed bytes stands at their end.
+    let mut rest = archive.into_inner();
+    let ends = io::copy(&mut rest, &mut io::sink());
+    ends.map_err(|error| damaged(broken(&error)))?;
+    if rest.into_inner().fill_buf().is_ok_and(|left| !left.is_empty()) {
+        return Err(damaged("something follows its end".into()));
+    }
+    let manifest = manifest.ok_or_else(|| damaged("its end is missing".into()))?;
+    match manifest.disagreement(&found) {
+        Some(why) => Err(damaged(why)),
+        None => Ok(manifest),
+    }
+}
+
+struct Reader<'a, 'b> {
+    path: &'a Path,
+    destination: &'a mut Destination<'b>,
+    found: Vec<Found>,
+    names: HashSet<String>,
+}
+
+impl Reader<'_, '_> {
+    /// Takes an entry; returns the manifest if it is that.
+    fn entry(
+        &mut self,
+        entry: tar::Entry<'_, impl Read>,
+    ) -> Result<Option<Manifest>, ArchiveError> {
+        let name = safe_name(&entry.path_bytes()).map_err(|why| self.damaged(why))?;
+        if entry.header().entry_type() != tar::EntryType::Regular {
+            return Err(self.damaged(format!("{name} is no plain file")));
+        }
+        if !self.names.insert(name.clone()) {
+            return Err(self.damaged(format!("{name} is in it twice")));
+        }
+        if name == manifest::NAME {
+            return self.manifest(entry).map(Some);
+        }
+        let out = (self.destination)(&name)?;
+        let found = self.copy(name, entry, out)?;
+        self.found.push(found);
+        Ok(None)
+    }
+
+    fn manifest(&self, entry: impl Read) -> Result<Manifest, ArchiveError> {
+        let mut text = Vec::new();
+        let read = entry.take(LARGEST_MANIFEST_BYTES).read_to_end(&mut text);
+        read.map_err(|error| self.damaged(broken(&error)))?;
+        let unreadable = |error| self.damaged(format!("its manifest cannot be read: {error}"));
+        // A later layout may have another manifest; its number stays.
+        #[derive(serde::Deserialize)]
+        struct Layout {
+            format: u32,
+        }
+        let Layout { format } = serde_json::from_slice(&text).map_err(unreadable)?;
+        if format > FORMAT {
+            return Err(ArchiveError::Newer { path: self.path.into(), found: format });
+        }
+        serde_json::from_slice(&text).map_err(unreadable)
+    }
+
+    fn copy(
+        &self,
+        name: String,
+        mut entry: impl Read,
+        mut out: Option<(PathBuf, File)>,
+    ) -> Result<Found, ArchiveError> {
+        let (mut sum, mut size) = (Sha256::new(), 0);
+        let mut buffer = vec![0; BUFFER_BYTES];
+        loop {
+            let read = entry.read(&mut buffer).map_err(|error| self.damaged(broken(&error)))?;
+            if read == 0 {
+                break;
+            }
+            sum.update(&buffer[..read]);
+            size += read as u64;
+            if let Some((path, file)) = &mut out {
+                let written = file.write_all(&buffer[..read]);
+                written.map_err(|source| ArchiveError::Write { path: path.clone(), source })?;
+            }
+        }
+        if let Some((path, file)) = out {
+            file.sync_all().map_err(|source| ArchiveError::Write { path, source })?;
+        }
+        Ok(Found { path: name, size, sha256: manifest::hex(&sum.finalize()) })
+    }
+
+    fn damaged(&self, why: String) -> ArchiveError {
+        ArchiveError::Damaged { path: self.path.into(), why }
+    }
+}
+
+fn broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "its end is missing".into(),
+        _ => error.to_string(),
+    }
+}
+
+/// Returns a name that leads nowhere but below one of the known folders.
+fn safe_name(bytes: &[u8]) -> Result<String, String> {
+    let shown = String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let refused = |why: &str| Err(format!("the name {shown} {why}"));
+    let Ok(name) = std::str::from_utf8(bytes) else { return refused("is not UTF-8") };
+    if name.len() > LONGEST_NAME_BYTES || name.chars().any(char::is_control) {
+        return refused("is no file name");
+    }
+    let parts: Vec<_> = name.split('/').collect();
+    let odd = |part: &&str| matches!(*part, "" | "." | "..") || part.len() > LONGEST_PART_BYTES;
+    if parts.iter().any(odd) {
+        return refused("leads out of its folder");
+    }
+    let known = name == manifest::NAME || (parts.len() > 1 && FOLDERS.contains(&parts[0]));
+    let reserved = parts[0] == "state" && super::is_reserved(parts.get(1).unwrap_or(&""));
+    if !known || reserved || (parts[0] == "database" && name != manifest::DATABASE) {
+        return refused("belongs to no backup");
+    }
+    Ok(name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_below_the_known_folders() {
+        for name in ["state/media/inbound/a b.jpg", "config/moltbot.json", "manifest.json"] {
+            assert_eq!(safe_name(name.as_bytes()).unwrap(), name);
+        }
+        let long = format!("state/{}", "x".repeat(256));
+        let wrong = [
+            "/etc/passwd",
+            "../x",
+            "state/../../x",
+            "state//x",
+            "state/.",
+            "state",
+            "x/y",
+            "",
+            "state/a\nb",
+            "state/lock",
+            "state/moltbot.db-wal",
+            "state/run/control.sock",
+            "database/other.db",
+            "state/.restore-1/x",
+            &long,
+        ];
+        for name in wrong {
+            assert!(safe_name(name.as_bytes()).is_err(), "{name}");
+        }
+        assert!(safe_name(b"state/\xff").is_err());
+    }
+}
