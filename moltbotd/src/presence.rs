@@ -27,6 +27,10 @@ const CAPACITY: usize = 200;
 /// Clients that leave together are told of together: a list sent for each of
 /// them would grow with their square.
 const QUIET: Duration = Duration::from_millis(20);
+/// What telling everybody may take of the wire, all clients together. The list
+/// may be 80 KB long: a thousand clients told at every departure would leave
+/// room for nothing else.
+const BYTES_A_SECOND: f64 = 10e6;
 
 /// The presence list.
 #[derive(Debug)]
@@ -74,12 +78,14 @@ impl Presence {
         }
     }
 
-    /// Tells everybody of clients that left, together. Runs until cancelled.
+    /// Tells everybody of clients that left, together, and the more seldom the
+    /// more there is to write. Runs until cancelled.
     pub async fn announce(&self) {
         loop {
             self.changed.notified().await;
             tokio::time::sleep(QUIET).await;
-            self.publish();
+            let bytes = self.publish();
+            tokio::time::sleep(Duration::from_secs_f64(bytes as f64 / BYTES_A_SECOND)).await;
         }
     }
 
@@ -125,9 +131,10 @@ impl Presence {
         entry
     }
 
-    fn publish(&self) {
+    /// Tells everybody; returns the bytes queued for all clients together.
+    fn publish(&self) -> usize {
         let event = PresenceEvent { presence: self.list() };
-        self.bus.publish_versioned(&event, Versioned::Presence);
+        self.bus.publish_versioned(&event, Versioned::Presence)
     }
 
     fn note(&self, caller: &Caller, reason: &str) {
@@ -271,7 +278,11 @@ fn own_address() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use moltbot_protocol::{Role, Scopes};
+    use serde_json::json;
+
     use super::*;
+    use crate::bus::Outbox;
 
     #[test]
     fn the_line_that_apps_send_is_understood() {
@@ -300,5 +311,45 @@ mod tests {
         let list = presence.list();
         assert_eq!(list.len(), CAPACITY);
         assert_eq!(list[0].mode.as_deref(), Some("gateway"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_costly_list_is_told_seldom() {
+        let bus = Arc::new(Bus::default());
+        let presence = Arc::new(Presence::new(Arc::clone(&bus)));
+        for index in 0..CAPACITY {
+            let text = format!("{index:04}").repeat(100);
+            presence.report(&SystemEvent::default(), &text);
+        }
+        let client = Arc::new(client());
+        for _ in 0..100 {
+            bus.attach(Arc::clone(&client), Arc::new(Outbox::new(usize::MAX)));
+        }
+        let before = bus.stats().published;
+        let leaving = async {
+            for _ in 0..100 {
+                presence.disconnected(&client);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            () = presence.announce() => {}
+            () = leaving => {}
+        }
+        // Each time is some 10 MB for all of them, so it may take about a second of the wire.
+        let told = bus.stats().published - before;
+        assert!((2..=10).contains(&told), "told {told} times in 5 seconds");
+    }
+
+    fn client() -> Caller {
+        let client = json!({"id": "app", "version": "1", "platform": "linux", "mode": "ui"});
+        Caller {
+            conn_id: "client".to_owned(),
+            role: Role::Operator,
+            scopes: Scopes::default(),
+            client: serde_json::from_value(client).unwrap(),
+            device_id: None,
+            remote_ip: None,
+        }
     }
 }

@@ -125,10 +125,11 @@ impl Bus {
     }
 
     /// Raises the version of a replicated state and pushes the event that
-    /// carries it, under one lock, so that order and versions agree.
-    pub fn publish_versioned<E: Event>(&self, event: &E, what: Versioned) {
+    /// carries it, under one lock, so that order and versions agree. Returns
+    /// the bytes queued for all clients together.
+    pub fn publish_versioned<E: Event>(&self, event: &E, what: Versioned) -> usize {
         let copies = if what == Versioned::Health { Copies::Listeners } else { Copies::None };
-        self.send(event, Some(what), copies);
+        self.send(event, Some(what), copies)
     }
 
     /// Raises a version without telling anybody.
@@ -193,7 +194,7 @@ impl Bus {
         }
     }
 
-    fn send<E: Event>(&self, event: &E, versioned: Option<Versioned>, copies: Copies<'_>) {
+    fn send<E: Event>(&self, event: &E, versioned: Option<Versioned>, copies: Copies<'_>) -> usize {
         let mut hub = self.hub();
         hub.seq += 1;
         if let Some(what) = versioned {
@@ -208,24 +209,33 @@ impl Bus {
             .filter(|client| client.wants(copies))
             .map(|client| Arc::clone(&client.outbox))
             .collect();
-        self.fan_out(&mut hub, &text, E::ACCESS, E::DELIVERY);
+        let mut frames = self.fan_out(&mut hub, &text, E::ACCESS, E::DELIVERY);
+        frames += listeners.len();
         if !listeners.is_empty() {
             let copy = frame_text(event, None, state_version);
             for outbox in listeners {
                 outbox.push(copy.clone(), E::DELIVERY);
             }
         }
+        frames * text.len()
     }
 
-    fn fan_out(&self, hub: &mut Hub, text: &Utf8Bytes, access: Access, delivery: Delivery) {
-        let delivered = &mut hub.delivered;
+    /// Queues a text for every client that may see it; returns for how many.
+    fn fan_out(
+        &self,
+        hub: &mut Hub,
+        text: &Utf8Bytes,
+        access: Access,
+        delivery: Delivery,
+    ) -> usize {
+        let mut queued = 0;
         hub.clients.retain(|client| {
             if !access.allows(client.caller.role, &client.caller.scopes) {
                 return !client.outbox.is_closed();
             }
             match client.outbox.push(text.clone(), delivery) {
                 Push::Queued => {
-                    *delivered += 1;
+                    queued += 1;
                     true
                 }
                 Push::Skipped => {
@@ -240,6 +250,8 @@ impl Bus {
                 Push::Closed => false,
             }
         });
+        hub.delivered += queued as u64;
+        queued
     }
 
     fn hub(&self) -> MutexGuard<'_, Hub> {

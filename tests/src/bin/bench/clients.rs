@@ -75,6 +75,13 @@ impl Peer {
         }
     }
 
+    /// Reads and forgets, until stopped.
+    pub(crate) async fn listen(mut self) {
+        loop {
+            self.read().await;
+        }
+    }
+
     async fn read(&mut self) -> Utf8Bytes {
         loop {
             match self.socket.next().await {
