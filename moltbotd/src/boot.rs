@@ -34,7 +34,7 @@ use crate::{
     presence::Presence,
     private,
     providers::Models,
-    reload,
+    reload::Follower,
     restart::{self, Restart},
     rpc::Dedupe,
     sessions::{self, Sessions, system_events::SystemEvents},
@@ -198,12 +198,13 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
-    background.spawn(reload::follow(
-        start.reload,
-        Arc::clone(&start.config),
-        start.logs.clone(),
-        start.stop.clone(),
-    ));
+    let follower = Follower {
+        live: Arc::clone(&start.config),
+        logs: start.logs.clone(),
+        restart: Arc::clone(&shared.gateway.restart),
+        status: format!("listening on {address}"),
+    };
+    background.spawn(follower.run(start.reload, start.stop.clone()));
     background.spawn(follow_changes(&shared, start.config.changes()));
     start.stop.cancelled().await;
     supervisor::stopping("telling clients, finishing what is under way");

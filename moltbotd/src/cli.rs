@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Bind, Config, LogLevel},
+    config::{Bind, Config, GivenToken, LogLevel},
     environment::Environment,
     logging::LogFormat,
     paths::{self, Choice},
@@ -75,6 +75,12 @@ impl Cli {
             config_file: self.config.clone(),
             state_dir: self.state_dir.clone(),
         }
+    }
+
+    /// Returns what was said about the shared token.
+    #[must_use]
+    pub fn given_token(&self) -> GivenToken {
+        GivenToken { token: self.token.clone(), file: self.token_file.clone() }
     }
 
     /// Returns the port: flag, environment, configuration.

@@ -18,7 +18,7 @@
 //! restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
-//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · metrics
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · metrics · watch
 //! protocol (crate)
 //! ```
 
@@ -53,3 +53,4 @@ pub mod state;
 pub mod store;
 pub mod supervisor;
 pub mod tools;
+pub mod watch;

@@ -19,7 +19,7 @@ use moltbotd::{
     boot::{self, Ended, Failure, Start},
     channels,
     cli::{Cli, Command},
-    config::{AuthSecrets, Bind, GivenToken, Live, Loaded, SecretsError, Source},
+    config::{self, AuthSecrets, Bind, Config, Live, Loaded, SecretsError, Source, StartCheck},
     environment::Environment,
     inherited::Inherited,
     lock::Guards,
@@ -95,19 +95,14 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
     state::backup::finish_interrupted(&paths)?;
-    let source = Source {
-        file: paths.config_file.clone(),
-        must_exist: cli.config.is_some(),
-        environment: environment.clone().with_credentials(paths.credentials_dir.as_deref())?,
-        channel: Some(channels::check),
-    };
-    let loaded = valid(source.load())?;
+    let source = source(cli, &paths, &environment, inherited.is_exposed())?;
+    let (loaded, trouble) = usable(&source, &paths)?;
     let port = cli.port(&environment, &loaded.config).map_err(Failure::Usage)?;
     let bind = cli.bind(&loaded.config);
 
     let mut narrowed = paths.create()?;
     let locks = Guards::acquire(&paths)?;
-    let given = GivenToken { token: cli.token.clone(), file: cli.token_file.clone() };
+    let given = cli.given_token();
     let secrets = AuthSecrets::resolve(&given, &loaded.config, &loaded.config.variables, &paths)
         .map_err(refusal)?;
     let reach = if inherited.is_exposed() { Bind::Lan } else { bind };
@@ -116,18 +111,66 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     panic::set_hook(Box::new(|panic| error!(%panic, "panic")));
     narrowed.extend(loaded.narrowed.iter().cloned());
     report(&loaded, &narrowed);
-    let config = Live::of(source, loaded);
+    if let Some(trouble) = &trouble {
+        error!(trouble, "started with the last good configuration");
+    }
+    let mut config = Live::of(source, loaded);
+    if let Some(trouble) = trouble {
+        config = config.in_trouble(trouble);
+    }
+    let config = config.copied_to(paths.last_good_config());
     let supervisor = Supervisor::of_this_process(&environment);
     Ok(Prepared { paths, config, secrets, port, bind, logs, inherited, locks, supervisor })
 }
 
-fn valid(loaded: Loaded) -> Result<Loaded, Failure> {
+fn source(
+    cli: &Cli,
+    paths: &Paths,
+    environment: &Environment,
+    exposed: bool,
+) -> Result<Source, Failure> {
+    let given = cli.given_token();
+    let bind = if exposed { Some(Bind::Lan) } else { cli.bind };
+    let start_paths = paths.clone();
+    let start = move |config: &Config| {
+        let bind = bind.unwrap_or(config.gateway.bind);
+        AuthSecrets::refusal(&given, bind, config, &config.variables, &start_paths)
+    };
+    Ok(Source {
+        file: paths.config_file.clone(),
+        must_exist: cli.config.is_some(),
+        environment: environment.clone().with_credentials(paths.credentials_dir.as_deref())?,
+        channel: Some(channels::check),
+        start: Some(StartCheck(Arc::new(start))),
+    })
+}
+
+/// Returns what to start with: what the file says, else what it said when it
+/// was last good, with the reason.
+fn usable(source: &Source, paths: &Paths) -> Result<(Loaded, Option<String>), Failure> {
+    // What would not be safe is refused later, with a code of its own.
+    let source = &Source { start: None, ..source.clone() };
+    let loaded = source.load();
+    let good = || source.last_good(&paths.last_good_config());
     if loaded.is_valid() {
-        return Ok(loaded);
+        if loaded.raw.is_none()
+            && let Some(good) = good()
+        {
+            return Ok((good, Some(config::gone(&source.file))));
+        }
+        return Ok((loaded, None));
     }
     let issues: Vec<_> = loaded.issues.iter().map(ToString::to_string).collect();
     let text = issues.join("\n");
-    Err(if loaded.refused { Failure::Refused(text) } else { Failure::Config(text) })
+    if loaded.refused {
+        return Err(Failure::Refused(text));
+    }
+    match good() {
+        Some(good) => {
+            Ok((good, Some(format!("configuration kept, the file is invalid: {}", issues[0]))))
+        }
+        None => Err(Failure::Config(text)),
+    }
 }
 
 fn refusal(error: SecretsError) -> Failure {

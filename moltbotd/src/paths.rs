@@ -210,6 +210,12 @@ impl Paths {
         self.state_dir.join("gateway-token")
     }
 
+    /// The copy of the last good configuration.
+    #[must_use]
+    pub fn last_good_config(&self) -> PathBuf {
+        self.state_dir.join("config.last-good.json")
+    }
+
     /// The log that `logs.tail` reads.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {

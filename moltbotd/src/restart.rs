@@ -135,6 +135,12 @@ impl Restart {
         self.parts.supervisor
     }
 
+    /// Returns whether somebody has been promised a restart.
+    #[must_use]
+    pub fn is_promised(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
     /// Returns whether the daemon stops in order to be started again.
     #[must_use]
     pub fn is_under_way(&self) -> bool {

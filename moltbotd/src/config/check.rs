@@ -12,6 +12,8 @@ use super::{Bind, Config, OTHER_SECTIONS, issue::Issue};
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
 
+const LONGEST_DEBOUNCE_MS: u64 = 60_000;
+
 /// Notes everything that is wrong.
 pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
     let mut wrong = |path: &str, message: String| {
@@ -53,6 +55,10 @@ fn gateway(config: &Config, wrong: Wrong<'_>) {
         let path = format!("gateway.auth.sharedSecretScopes[{index}]");
         let names = Scope::ALL.map(Scope::name).join(", ");
         wrong(&path, format!("is {scope:?}, allowed are {names}"));
+    }
+    if gateway.reload.debounce_ms > LONGEST_DEBOUNCE_MS {
+        let why = format!("is too long, allowed is 0 to {LONGEST_DEBOUNCE_MS}");
+        wrong("gateway.reload.debounceMs", why);
     }
     if gateway.limits.max_payload < SMALLEST_PAYLOAD_BYTES {
         let least = SMALLEST_PAYLOAD_BYTES;
@@ -113,7 +119,7 @@ fn models(config: &Config, wrong: Wrong<'_>) {
 }
 
 fn kinds(root: &Value, wrong: Wrong<'_>) {
-    for (name, _) in OTHER_SECTIONS {
+    for (name, ..) in OTHER_SECTIONS {
         let Some(section) = root.get(name) else { continue };
         match *name {
             "bindings" if !section.is_array() => wrong(name, "must be a list: [ … ]".into()),

@@ -1,6 +1,7 @@
 //! From files to one value: JSON5, and the files it includes.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Read as _,
     path::{Path as FilePath, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 
 use moltbot_settings::{
     Path,
+    include::{INCLUDE, merge},
     locate::{self, Position},
 };
 use serde_json::{Map, Value};
@@ -18,7 +20,6 @@ use crate::private;
 /// Largest file that is read.
 const LARGEST_FILE_BYTES: u64 = 4 * 1024 * 1024;
 const DEEPEST_INCLUDE: usize = 10;
-const INCLUDE: &str = "$include";
 
 /// A file that was read.
 #[derive(Clone, Debug)]
@@ -29,9 +30,14 @@ pub(super) struct Document {
     mount: Path,
 }
 
+/// What files are to say instead of what they say; `None` for one that is to go.
+pub type Overlay = BTreeMap<PathBuf, Option<String>>;
+
 /// What one file and those it includes say.
 #[derive(Debug, Default)]
 pub(super) struct Documents {
+    /// What counts instead of what is on disk.
+    pub(super) overlay: Overlay,
     /// An included file stands before the one that includes it.
     pub(super) files: Vec<Document>,
     /// What is wrong with them.
@@ -70,7 +76,16 @@ impl Documents {
         }
     }
 
+    /// Returns what counts instead of a file.
+    pub(super) fn overlaid(&self, file: &FilePath) -> Option<&Option<String>> {
+        let real = || self.overlay.get(&file.canonicalize().ok()?);
+        self.overlay.get(file).or_else(real)
+    }
+
     fn text(&mut self, file: &FilePath) -> Option<String> {
+        if let Some(text) = self.overlaid(file) {
+            return text.clone();
+        }
         let open = if self.leave_modes { private::trusted_as_it_is } else { private::trusted };
         let opened = open(file).map_err(|error| (error.is_refusal(), error.to_string()));
         let read = opened.and_then(|(opened, narrowed)| {
@@ -210,17 +225,4 @@ fn refusal(file: &FilePath, trail: &[PathBuf]) -> Option<String> {
     }
     (trail.len() > DEEPEST_INCLUDE)
         .then(|| format!("includes are nested deeper than {DEEPEST_INCLUDE} levels"))
-}
-
-/// Lays `over` on `base`: objects key by key, lists joined, else `over` wins.
-pub(super) fn merge(base: &mut Value, over: Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (key, value) in over {
-                merge(base.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (Value::Array(base), Value::Array(over)) => base.extend(over),
-        (base, over) => *base = over,
-    }
 }

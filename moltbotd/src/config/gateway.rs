@@ -4,6 +4,8 @@ use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Effect;
+
 /// The daemon's socket and who may use it.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -12,6 +14,7 @@ pub struct Gateway {
     #[schemars(range(min = 1))]
     pub port: u16,
     /// Whether this host runs the gateway or only talks to another one.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub mode: Option<Mode>,
     /// Which addresses it listens on.
     pub bind: Bind,
@@ -20,17 +23,26 @@ pub struct Gateway {
     /// Shared secrets.
     pub auth: GatewayAuth,
     /// Where `moltbotctl` goes when `mode` is `remote`.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub remote: Remote,
     /// Addresses of reverse proxies whose forwarding headers count.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub trusted_proxies: Vec<String>,
     /// Limits of connections.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub limits: Limits,
     /// How devices are admitted.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub pairing: Pairing,
     /// The web page's rules.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub control_ui: ControlUi,
     /// What nodes may be asked.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub nodes: Nodes,
+    /// What happens when this file changes.
+    #[schemars(extend("x-effect" = Effect::Hot))]
+    pub reload: Reload,
 }
 
 impl Default for Gateway {
@@ -47,6 +59,7 @@ impl Default for Gateway {
             pairing: Pairing::default(),
             control_ui: ControlUi::default(),
             nodes: Nodes::default(),
+            reload: Reload::default(),
         }
     }
 }
@@ -153,8 +166,10 @@ pub struct Limits {
     /// How long a client may take to authenticate, in milliseconds.
     pub handshake_timeout_ms: u64,
     /// Most sockets that have not authenticated yet.
+    #[schemars(extend("x-effect" = Effect::Restart))]
     pub unauthenticated: usize,
     /// Most of those from one address that is not this host.
+    #[schemars(extend("x-effect" = Effect::Restart))]
     pub unauthenticated_per_address: usize,
 }
 
@@ -209,4 +224,36 @@ pub struct Nodes {
     pub allow_commands: Vec<String>,
     /// Commands never allowed.
     pub deny_commands: Vec<String>,
+}
+
+/// What happens when the configuration file changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Reload {
+    /// How far a change goes.
+    pub mode: ReloadMode,
+    /// How long the file must have been left alone, in milliseconds.
+    pub debounce_ms: u64,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { mode: ReloadMode::default(), debounce_ms: 300 }
+    }
+}
+
+/// How far a change of the file goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ReloadMode {
+    /// What can be is put in force at once; for the rest the service manager
+    /// starts the gateway anew.
+    #[default]
+    Hybrid,
+    /// What can be is put in force at once; the rest waits.
+    Hot,
+    /// The service manager starts the gateway anew.
+    Restart,
+    /// Nothing, until the gateway is told to reload.
+    Off,
 }

@@ -55,7 +55,6 @@ const ACCEPTED: &[&str] = &[
     "gateway.controlUi.enabled",
     "gateway.http",
     "gateway.nodes.browser",
-    "gateway.reload",
     "gateway.tailscale",
     "gateway.tls",
     "logging.consoleLevel",

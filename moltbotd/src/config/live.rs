@@ -1,48 +1,123 @@
 //! The configuration in force, and its replacement while the daemon runs.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use arc_swap::ArcSwap;
+use moltbot_settings::{
+    Path,
+    book::write_whole,
+    edit::{Change, change_value, get},
+};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Config, Loaded, Source};
-
-/// What takes effect only when the daemon starts anew: it is read once, or a
-/// client already relies on it.
-const NEEDS_RESTART: &[&str] = &[
-    "gateway.port",
-    "gateway.bind",
-    "gateway.customBindHost",
-    "gateway.auth",
-    "gateway.limits",
-    "gateway.tls",
-    "gateway.tailscale",
-    "gateway.http",
-    "canvasHost",
-    "discovery",
-    "plugins",
-];
+use super::{Config, Effect, Loaded, Reload, ReloadMode, Source, schema};
 
 /// The configuration in force. A reload replaces it as a whole, or not at all.
 #[derive(Debug)]
 pub struct Live {
     source: Source,
-    /// What the file said when the daemon started.
-    started_with: Value,
+    /// Where the last good configuration outlives the process.
+    copy: Option<PathBuf>,
     config: ArcSwap<Config>,
     loaded: ArcSwap<Loaded>,
-    degraded: Mutex<Option<String>>,
+    state: Mutex<State>,
+    /// One reload at a time.
+    turn: Mutex<()>,
     changes: watch::Sender<u64>,
 }
 
-/// What a reload changed.
+#[derive(Debug, Default)]
+struct State {
+    /// What is in force, with variables looked up.
+    in_force: Value,
+    /// Why the file cannot be used.
+    trouble: Option<String>,
+    /// What waits for a restart.
+    waiting: Vec<String>,
+    /// What waits for somebody to ask for a reload.
+    held_back: bool,
+    /// What the copy says.
+    copied: Option<Value>,
+}
+
+/// What made the daemon read the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Somebody asked for it.
+    Asked,
+    /// The file changed; `gateway.reload.mode` says what that means.
+    Changed,
+}
+
+/// What a reload changes: the paths of the values.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Paths whose new values are in force.
+    /// What is in force at once.
     pub hot: Vec<String>,
-    /// Paths whose new values wait for a restart.
+    /// What is in force once a channel has started anew.
+    pub channels: Vec<String>,
+    /// What waits for a restart of the process.
     pub restart: Vec<String>,
+}
+
+/// The copy of the last good configuration.
+#[derive(Serialize, Deserialize)]
+struct Copy {
+    /// The file it was read from.
+    file: PathBuf,
+    /// What it said with all it included, before variables were looked up.
+    config: Value,
+}
+
+impl Plan {
+    /// Returns what it takes to get from one configuration to another.
+    #[must_use]
+    pub fn between(old: &Value, new: &Value) -> Self {
+        Self::of(&changed(old, new))
+    }
+
+    /// Returns whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns each path with what its change takes.
+    pub fn effects(&self) -> impl Iterator<Item = (&str, Effect)> {
+        let effects = [
+            (&self.hot, Effect::Hot),
+            (&self.channels, Effect::Channel),
+            (&self.restart, Effect::Restart),
+        ];
+        effects
+            .into_iter()
+            .flat_map(|(paths, effect)| paths.iter().map(move |path| (&**path, effect)))
+    }
+
+    fn of(changed: &[Path]) -> Self {
+        let schema = schema(&[]);
+        let mut plan = Self::default();
+        for path in changed {
+            let paths = match Effect::of(path, &schema) {
+                Effect::Hot => &mut plan.hot,
+                Effect::Channel => &mut plan.channels,
+                Effect::Restart => &mut plan.restart,
+            };
+            paths.push(path.to_string());
+        }
+        plan
+    }
+
+    /// Moves everything to where the process starts anew.
+    fn all_by_restart(self) -> Self {
+        let restart = [self.hot, self.channels, self.restart].concat();
+        Self { restart, ..Self::default() }
+    }
 }
 
 impl Live {
@@ -55,14 +130,34 @@ impl Live {
     /// Starts with what was loaded.
     #[must_use]
     pub fn of(source: Source, loaded: Loaded) -> Self {
+        let state = State { in_force: loaded.resolved.clone(), ..State::default() };
         Self {
             source,
-            started_with: loaded.resolved.clone(),
+            copy: None,
             config: ArcSwap::from_pointee(loaded.config.clone()),
             loaded: ArcSwap::from_pointee(loaded),
-            degraded: Mutex::default(),
+            state: Mutex::new(state),
+            turn: Mutex::default(),
             changes: watch::Sender::new(0),
         }
+    }
+
+    /// Keeps a copy of each good configuration in a file. Writes the first one
+    /// unless the daemon started with the copy.
+    #[must_use]
+    pub fn copied_to(mut self, copy: PathBuf) -> Self {
+        self.copy = Some(copy);
+        if self.state().trouble.is_none() {
+            self.write_copy(&self.loaded());
+        }
+        self
+    }
+
+    /// Notes that the daemon did not start with what the file says.
+    #[must_use]
+    pub fn in_trouble(self, why: String) -> Self {
+        self.state().trouble = Some(why);
+        self
     }
 
     /// Returns the configuration in force.
@@ -77,16 +172,48 @@ impl Live {
         self.changes.send_modify(|version| *version += 1);
     }
 
-    /// Returns what is known about the file, as it was last read.
+    /// Returns what the file said when it was last good.
     #[must_use]
     pub fn loaded(&self) -> Arc<Loaded> {
         self.loaded.load_full()
     }
 
+    /// Returns where the configuration comes from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// Returns what is in force, with variables looked up.
+    #[must_use]
+    pub fn in_force(&self) -> Value {
+        self.state().in_force.clone()
+    }
+
+    /// Returns how changes of the file are followed.
+    #[must_use]
+    pub fn reload_rules(&self) -> Reload {
+        self.get().gateway.reload.clone()
+    }
+
+    /// Returns what the file says about following it: that counts at once,
+    /// whatever waits.
+    #[must_use]
+    pub fn source_mode(&self) -> ReloadMode {
+        self.loaded().config.gateway.reload.mode
+    }
+
     /// Returns why the file is not what is in force, if it is not.
     #[must_use]
     pub fn degraded(&self) -> Option<String> {
-        self.degraded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let state = self.state();
+        if let Some(why) = &state.trouble {
+            return Some(why.clone());
+        }
+        if !state.waiting.is_empty() {
+            return Some(format!("waits for a restart: {}", state.waiting.join(", ")));
+        }
+        state.held_back.then(|| "the file has changes; gateway.reload.mode is off".into())
     }
 
     /// Tells about each change; the value counts them.
@@ -98,60 +225,117 @@ impl Live {
     /// Reads the file anew and puts in force what can be. A file that cannot
     /// be used changes nothing; its first fault is returned. Reads files: not
     /// to be called on a runtime's thread.
-    pub fn reload(&self) -> Result<Plan, String> {
+    pub fn reload(&self, trigger: Trigger) -> Result<Plan, String> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = self.source.load();
-        if let Some(issue) = fresh.issues.first() {
-            let text = issue.to_string();
-            let reason = format!("configuration kept, the file is invalid: {text}");
-            *self.degraded.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
-            return Err(text);
+        if let Some(fault) = self.fault(&fresh) {
+            let why = format!("configuration kept, the file is invalid: {fault}");
+            self.state().trouble = Some(why);
+            return Err(fault);
         }
-        let plan = Plan {
-            hot: changes(&self.loaded().resolved, &fresh.resolved).0,
-            restart: changes(&self.started_with, &fresh.resolved).1,
-        };
-        let mut config = fresh.config.clone();
-        keep_until_restart(&mut config, &self.get());
-        self.loaded.store(Arc::new(fresh));
-        let waiting = (!plan.restart.is_empty())
-            .then(|| format!("waits for a restart: {}", plan.restart.join(", ")));
-        *self.degraded.lock().unwrap_or_else(PoisonError::into_inner) = waiting;
-        self.set(config);
+        let old = self.in_force();
+        let mut plan = Plan::between(&old, &fresh.resolved);
+        let mode = fresh.config.gateway.reload.mode;
+        if trigger == Trigger::Changed && mode == ReloadMode::Off {
+            let mut state = self.state();
+            (state.trouble, state.held_back) = (None, !plan.is_empty());
+            return Ok(Plan::default());
+        }
+        if trigger == Trigger::Changed && mode == ReloadMode::Restart {
+            plan = plan.all_by_restart();
+        }
+        self.write_copy(&fresh);
+        self.put_in_force(fresh, &old, &plan);
         Ok(plan)
+    }
+
+    /// A file that was there and is gone is a fault, not an empty one.
+    fn fault(&self, fresh: &Loaded) -> Option<String> {
+        let is_gone = fresh.raw.is_none() && self.loaded().raw.is_some();
+        match fresh.issues.first() {
+            Some(issue) => Some(issue.to_string()),
+            None => (is_gone || fresh.raw.is_none() && self.state().trouble.is_some())
+                .then(|| gone(&fresh.file)),
+        }
+    }
+
+    fn put_in_force(&self, fresh: Loaded, old: &Value, plan: &Plan) {
+        let mut value = fresh.resolved.clone();
+        for path in &plan.restart {
+            let Ok(path) = path.parse::<Path>();
+            let keep = match get(old, &path) {
+                Some(before) => Change::Set(path, before.clone()),
+                None => Change::Unset(path),
+            };
+            // It cannot fail: both values had the way there.
+            let _ = change_value(&mut value, &keep);
+        }
+        let changed = value != *old;
+        let config = self.source.config_of(&value);
+        {
+            let mut state = self.state();
+            state.in_force = value;
+            state.waiting.clone_from(&plan.restart);
+            (state.trouble, state.held_back) = (None, false);
+        }
+        self.loaded.store(Arc::new(fresh));
+        if changed {
+            self.set(config);
+        }
+    }
+
+    /// The daemon does without the copy if it has to.
+    fn write_copy(&self, good: &Loaded) {
+        let Some(path) = &self.copy else { return };
+        if good.raw.is_none() || self.state().copied.as_ref() == Some(&good.written) {
+            return;
+        }
+        let copy = Copy { file: good.file.clone(), config: good.written.clone() };
+        let text = serde_json::to_string_pretty(&copy).expect("JSON values serialize");
+        match write_whole(path, &text) {
+            Ok(()) => self.state().copied = Some(copy.config),
+            Err(error) => tracing::warn!(%error, "no copy kept of the good configuration"),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn keep_until_restart(config: &mut Config, old: &Config) {
-    let (new, old) = (&mut config.gateway, &old.gateway);
-    new.port = old.port;
-    new.bind = old.bind;
-    new.custom_bind_host.clone_from(&old.custom_bind_host);
-    new.auth.clone_from(&old.auth);
-    new.limits.clone_from(&old.limits);
+impl Source {
+    /// Returns the last good configuration of this file, if a copy was kept
+    /// and is still good.
+    #[must_use]
+    pub fn last_good(&self, copy: &std::path::Path) -> Option<Loaded> {
+        let text = std::fs::read_to_string(copy).ok()?;
+        let copy: Copy = serde_json::from_str(&text).ok()?;
+        let same = copy.file == self.file;
+        same.then(|| self.take(copy.config)).filter(Loaded::is_valid)
+    }
 }
 
-/// Returns the paths of what changed: what can be put in force, and what waits
-/// for a restart.
-fn changes(old: &Value, new: &Value) -> (Vec<String>, Vec<String>) {
+/// Says that a file is not there any more.
+#[must_use]
+pub fn gone(file: &std::path::Path) -> String {
+    let file = file.display();
+    format!("{file}: the file is gone; put it back, or write {{}} into it to go on with defaults")
+}
+
+/// Returns the path of each value that differs; lists count as one value.
+fn changed(old: &Value, new: &Value) -> Vec<Path> {
     let mut changed = Vec::new();
-    compare(old, new, "", &mut changed);
-    let waits = |path: &String| {
-        NEEDS_RESTART.iter().any(|prefix| {
-            path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        })
-    };
-    changed.into_iter().partition(|path| !waits(path))
+    compare(old, new, &Path::default(), &mut changed);
+    changed
 }
 
-/// Notes the path of each value that differs; lists count as one value.
-fn compare(old: &Value, new: &Value, at: &str, changed: &mut Vec<String>) {
+fn compare(old: &Value, new: &Value, at: &Path, changed: &mut Vec<Path>) {
     let (Value::Object(old), Value::Object(new)) = (old, new) else {
         if old != new {
-            changed.push(at.into());
+            changed.push(at.clone());
         }
         return;
     };
-    let join = |key: &str| if at.is_empty() { key.into() } else { format!("{at}.{key}") };
     let empty = Value::Object(serde_json::Map::new());
     let gone = old.keys().filter(|key| !new.contains_key(*key));
     for key in new.keys().chain(gone) {
@@ -164,7 +348,7 @@ fn compare(old: &Value, new: &Value, at: &str, changed: &mut Vec<String>) {
             (None, Some(after)) => (if after.is_object() { &empty } else { &Value::Null }, after),
             (None, None) => continue,
         };
-        compare(before, after, &join(key), changed);
+        compare(before, after, &at.key(key), changed);
     }
 }
 
@@ -192,32 +376,79 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (live, write) = live(dir.path(), "{ gateway: { port: 20001, auth: { token: 'a' } } }");
         let mut changes = live.changes();
-        write("{ gateway: { port: 20002 }, logging: { level: 'debug' }, ui: { seamColor: 'x' } }");
-        let plan = live.reload().unwrap();
+        write(
+            "{ gateway: { port: 20002 }, logging: { level: 'debug' }, ui: { seamColor: 'x' },
+               channels: { telegram: { botToken: 't' } } }",
+        );
+        let plan = live.reload(Trigger::Changed).unwrap();
         assert_eq!(plan.hot, ["logging.level", "ui.seamColor"]);
+        assert_eq!(plan.channels, ["channels.telegram.botToken"]);
         assert_eq!(plan.restart, ["gateway.port", "gateway.auth.token"]);
         let config = live.get();
         assert_eq!((config.gateway.port, config.logging.level), (20001, LogLevel::Debug));
         assert_eq!(config.gateway.auth.token.as_deref(), Some("a"));
         assert!(changes.has_changed().unwrap() && *changes.borrow_and_update() == 1);
         assert!(live.degraded().unwrap().contains("gateway.port"));
-        let plan = live.reload().unwrap();
+        let plan = live.reload(Trigger::Changed).unwrap();
         assert!(plan.hot.is_empty() && plan.restart.len() == 2, "still waiting");
+        assert!(!changes.has_changed().unwrap(), "nothing new is in force");
         write("{ gateway: { port: 20001, auth: { token: 'a' } } }");
-        assert!(live.reload().unwrap().restart.is_empty() && live.degraded().is_none());
+        assert!(live.reload(Trigger::Changed).unwrap().restart.is_empty());
+        assert_eq!(live.degraded(), None);
     }
 
     #[test]
     fn a_bad_file_changes_nothing_and_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let (live, write) = live(dir.path(), "{ logging: { level: 'debug' } }");
-        write("{ logging: { level: 'loud' } }");
-        let fault = live.reload().unwrap_err();
-        assert!(fault.contains("moltbot.json:1:14: logging.level"), "{fault}");
+        for (text, told) in [
+            ("{ logging: { level: 'loud' } }", "moltbot.json:1:14: logging.level"),
+            ("", "moltbot.json"),
+        ] {
+            write(text);
+            let fault = live.reload(Trigger::Changed).unwrap_err();
+            assert!(fault.contains(told), "{fault}");
+            assert_eq!(live.get().logging.level, LogLevel::Debug);
+            assert!(live.degraded().unwrap().contains(told));
+        }
+        fs::remove_file(dir.path().join("moltbot.json")).unwrap();
+        assert!(live.reload(Trigger::Asked).unwrap_err().contains("the file is gone"));
         assert_eq!(live.get().logging.level, LogLevel::Debug);
-        assert!(live.degraded().unwrap().contains("logging.level"));
         write("{ logging: { level: 'warn' } }");
-        assert_eq!(live.reload().unwrap().hot, ["logging.level"]);
+        assert_eq!(live.reload(Trigger::Changed).unwrap().hot, ["logging.level"]);
         assert_eq!(live.degraded(), None);
+    }
+
+    #[test]
+    fn the_mode_says_how_far_a_change_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (live, write) = live(dir.path(), "{}");
+        write("{ gateway: { reload: { mode: 'off' } }, logging: { level: 'debug' } }");
+        assert!(live.reload(Trigger::Changed).unwrap().is_empty());
+        assert!(live.degraded().unwrap().contains("mode is off"));
+        assert_eq!(live.get().logging.level, LogLevel::Info);
+        live.reload(Trigger::Asked).unwrap();
+        assert_eq!((live.get().logging.level, live.degraded()), (LogLevel::Debug, None));
+        write("{ gateway: { reload: { mode: 'restart' } }, logging: { level: 'warn' } }");
+        let plan = live.reload(Trigger::Changed).unwrap();
+        assert_eq!(plan.restart, ["gateway.reload.mode", "logging.level"]);
+        assert_eq!(live.get().logging.level, LogLevel::Debug);
+    }
+
+    #[test]
+    fn the_last_good_configuration_outlives_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let copy = dir.path().join("copy.json");
+        let (live, write) = live(dir.path(), "{ env: { A: 'debug' }, logging: { level: '${A}' } }");
+        let live = live.copied_to(copy.clone());
+        write("{ nonsense");
+        live.reload(Trigger::Changed).unwrap_err();
+        let good = live.source().last_good(&copy).unwrap();
+        assert_eq!(good.config.logging.level, LogLevel::Debug);
+        assert_eq!(good.written["logging"]["level"], "${A}");
+        let other = Source { file: dir.path().join("other.json"), ..Source::default() };
+        assert!(other.last_good(&copy).is_none(), "the copy is of another file");
+        fs::write(&copy, "{ half").unwrap();
+        assert!(live.source().last_good(&copy).is_none());
     }
 }

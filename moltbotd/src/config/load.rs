@@ -2,16 +2,18 @@
 //! up variables, check. Whatever a file holds, loading ends with a
 //! configuration and a list of what is wrong.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use moltbot_settings::{Path, Step};
+use moltbot_settings::{Path, Step, book::hash};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sha2::{Digest as _, Sha256};
 
 use super::{
-    Config, OTHER_SECTIONS, check, document::Documents, issue::Issue, known, redact, schema,
+    Config, OTHER_SECTIONS, check,
+    document::{Documents, Overlay},
+    issue::Issue,
+    known, redact, schema,
 };
 use crate::{environment::Environment, private::Narrowed};
 
@@ -27,6 +29,21 @@ pub struct Source {
     pub environment: Environment,
     /// Reads a channel's section: channels know their own keys.
     pub channel: Option<ChannelCheck>,
+    /// Tells whether the daemon would start with it.
+    pub start: Option<StartCheck>,
+}
+
+/// Tells why the daemon would refuse to start with a configuration.
+#[derive(Clone)]
+pub struct StartCheck(pub Arc<Refusal>);
+
+/// Returns the reason, if there is one.
+pub type Refusal = dyn Fn(&Config) -> Option<String> + Send + Sync;
+
+impl std::fmt::Debug for StartCheck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StartCheck")
+    }
 }
 
 /// Looks through the section of the channel with the given id.
@@ -69,7 +86,9 @@ pub struct Loaded {
     pub hash: String,
     /// The text's own value.
     pub parsed: Value,
-    /// The same with what it includes and with variables looked up.
+    /// The same with what it includes.
+    pub written: Value,
+    /// The same with variables looked up.
     pub resolved: Value,
     /// What it means; defaults where it is invalid.
     pub config: Config,
@@ -106,11 +125,37 @@ impl Source {
         self.load_through(Documents { leave_modes: true, ..Documents::default() })
     }
 
-    fn load_through(&self, mut documents: Documents) -> Loaded {
-        let exists = self.must_exist || self.file.symlink_metadata().is_ok();
-        let read = if exists { documents.read(&self.file) } else { None };
-        let (parsed, mut resolved) = read.unwrap_or_else(empty);
+    /// Reads the file as if it, and those it includes, said something else.
+    #[must_use]
+    pub fn load_over(&self, overlay: Overlay) -> Loaded {
+        self.load_through(Documents { overlay, leave_modes: true, ..Documents::default() })
+    }
 
+    fn load_through(&self, mut documents: Documents) -> Loaded {
+        let exists = match documents.overlaid(&self.file) {
+            Some(text) => text.is_some(),
+            None => self.must_exist || self.file.symlink_metadata().is_ok(),
+        };
+        let read = if exists { documents.read(&self.file) } else { None };
+        let (parsed, written) = read.unwrap_or_else(empty);
+        self.understand(parsed, written, documents)
+    }
+
+    /// Takes a value as if it were what the file says.
+    #[must_use]
+    pub fn take(&self, value: Value) -> Loaded {
+        self.understand(value.clone(), value, Documents::default())
+    }
+
+    /// Returns what a value that has been checked means.
+    pub(super) fn config_of(&self, resolved: &Value) -> Config {
+        let mut config = typed(resolved, &mut Report::default());
+        config.variables = self.environment.clone().or(&variables(resolved));
+        config
+    }
+
+    fn understand(&self, parsed: Value, written: Value, mut documents: Documents) -> Loaded {
+        let mut resolved = written.clone();
         let mut report =
             Report { issues: std::mem::take(&mut documents.issues), ..Report::default() };
         let environment = self.environment.clone().or(&variables(&resolved));
@@ -125,10 +170,15 @@ impl Source {
             }
         }
         report.suggest();
+        if report.issues.is_empty()
+            && let Some(StartCheck(check)) = &self.start
+            && let Some(why) = check(&config)
+        {
+            report.issues.push(Issue::at(&Path::default().key("gateway"), why));
+        }
         for issue in report.issues.iter_mut().chain(&mut report.warnings) {
             issue.locate(&documents);
         }
-
         let files = documents.files.iter().map(|document| document.file.clone()).collect();
         let raw = documents.files.pop().filter(|own| own.file == self.file).map(|own| own.text);
         Loaded {
@@ -136,13 +186,14 @@ impl Source {
             hash: hash(raw.as_deref().unwrap_or_default()),
             raw,
             parsed,
+            written,
             resolved,
             config,
             issues: report.issues,
             warnings: report.warnings,
+            files,
             narrowed: documents.narrowed,
             refused: documents.refused,
-            files,
         }
     }
 }
@@ -165,10 +216,6 @@ impl Report {
 
 fn empty() -> (Value, Value) {
     (Value::Object(Map::new()), Value::Object(Map::new()))
-}
-
-fn hash(text: &str) -> String {
-    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The variables that the `env` section sets where the process has none.
@@ -209,7 +256,11 @@ fn substitute(value: &mut Value, at: &Path, environment: &Environment, issues: &
     }
 }
 
-fn expand(text: &str, environment: &Environment, missing: &mut dyn FnMut(&str)) -> String {
+pub(super) fn expand(
+    text: &str,
+    environment: &Environment,
+    missing: &mut dyn FnMut(&str),
+) -> String {
     let mut expanded = String::new();
     let mut rest = text;
     while let Some(found) = rest.find("${") {
@@ -262,7 +313,7 @@ fn typed(root: &Value, report: &mut Report) -> Config {
         env: section(root, "env", report),
         other: root
             .iter()
-            .filter(|(name, _)| OTHER_SECTIONS.iter().any(|(known, _)| known == name))
+            .filter(|(name, _)| OTHER_SECTIONS.iter().any(|(known, ..)| known == name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         variables: Environment::default(),
@@ -374,7 +425,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("moltbot.json");
         fs::write(&file, text).unwrap();
-        let mut loaded = Source { file, must_exist: true, environment, channel: None }.load();
+        let mut loaded = Source { file, must_exist: true, environment, ..Source::default() }.load();
         let folder = format!("{}/", dir.path().display());
         for issue in loaded.issues.iter_mut().chain(&mut loaded.warnings) {
             issue.place = issue.place.as_ref().map(|place| place.replace(&folder, ""));

@@ -6,6 +6,7 @@
 mod agents;
 mod check;
 mod document;
+mod effect;
 mod gateway;
 mod issue;
 mod known;
@@ -28,10 +29,14 @@ use serde_json::Value;
 
 pub use self::{
     agents::{Agent, AgentDefaults, Agents, ModelChoice},
-    gateway::{AuthMode, Bind, Gateway, GatewayAuth, LoopbackPairing, Mode, Remote},
+    document::Overlay,
+    effect::Effect,
+    gateway::{
+        AuthMode, Bind, Gateway, GatewayAuth, LoopbackPairing, Mode, Reload, ReloadMode, Remote,
+    },
     issue::Issue,
-    live::{Live, Plan},
-    load::{ChannelCheck, Findings, Loaded, Source},
+    live::{Live, Plan, Trigger, gone},
+    load::{ChannelCheck, Findings, Loaded, Refusal, Source, StartCheck},
     logging::{LogLevel, Logging},
     messages::{GroupChat, Messages},
     models::{ModelCost, Models, Provider, ProviderModel},
@@ -47,22 +52,31 @@ use crate::environment::Environment;
 #[serde(rename_all = "camelCase", default)]
 pub struct Config {
     /// The daemon's socket and who may use it.
+    #[schemars(extend("x-effect" = Effect::Restart))]
     pub gateway: Gateway,
     /// Who answers.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub agents: Agents,
     /// Which models there are.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub models: Models,
     /// How conversations are kept apart and when they start anew.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub session: Session,
     /// How messages are queued and shown.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub messages: Messages,
     /// Logs.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub logging: Logging,
     /// Messaging channels: each parses its own section.
+    #[schemars(extend("x-effect" = Effect::Channel))]
     pub channels: BTreeMap<String, Value>,
     /// Which credentials belong to which provider.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub auth: Value,
     /// Environment variables to set where they are unset.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub env: Value,
     /// Sections that are kept as they are.
     #[serde(flatten)]
@@ -86,28 +100,29 @@ impl Config {
     }
 }
 
-/// Sections of the reference that are kept as they are, and what they are for.
-const OTHER_SECTIONS: &[(&str, &str)] = &[
-    ("approvals", "Where requests for approval are shown."),
-    ("audio", "How speech is turned into text."),
-    ("bindings", "Which agent answers where."),
-    ("broadcast", "Groups that several agents answer."),
-    ("browser", "The browser that agents use."),
-    ("canvasHost", "The web pages that nodes show."),
-    ("commands", "Which chat commands there are."),
-    ("cron", "Scheduled work."),
-    ("diagnostics", "What is recorded to find faults."),
-    ("discovery", "How the gateway is found on the network."),
-    ("hooks", "Addresses that other programs call."),
-    ("media", "How files are understood."),
-    ("meta", "Who wrote the file last."),
-    ("nodeHost", "What this host lends as a node."),
-    ("plugins", "Further code."),
-    ("skills", "What agents have learned."),
-    ("talk", "Spoken conversations."),
-    ("tools", "What agents may do."),
-    ("ui", "How the web page looks."),
-    ("update", "Where newer versions come from."),
-    ("web", "The WhatsApp web connection."),
-    ("wizard", "What the set-up did."),
+/// Sections of the reference that are kept as they are, what a change of
+/// them takes, and what they are for.
+const OTHER_SECTIONS: &[(&str, Effect, &str)] = &[
+    ("approvals", Effect::Hot, "Where requests for approval are shown."),
+    ("audio", Effect::Hot, "How speech is turned into text."),
+    ("bindings", Effect::Hot, "Which agent answers where."),
+    ("broadcast", Effect::Hot, "Groups that several agents answer."),
+    ("browser", Effect::Hot, "The browser that agents use."),
+    ("canvasHost", Effect::Restart, "The web pages that nodes show."),
+    ("commands", Effect::Hot, "Which chat commands there are."),
+    ("cron", Effect::Hot, "Scheduled work."),
+    ("diagnostics", Effect::Hot, "What is recorded to find faults."),
+    ("discovery", Effect::Restart, "How the gateway is found on the network."),
+    ("hooks", Effect::Hot, "Addresses that other programs call."),
+    ("media", Effect::Hot, "How files are understood."),
+    ("meta", Effect::Hot, "Who wrote the file last."),
+    ("nodeHost", Effect::Hot, "What this host lends as a node."),
+    ("plugins", Effect::Restart, "Further code."),
+    ("skills", Effect::Hot, "What agents have learned."),
+    ("talk", Effect::Hot, "Spoken conversations."),
+    ("tools", Effect::Hot, "What agents may do."),
+    ("ui", Effect::Hot, "How the web page looks."),
+    ("update", Effect::Hot, "Where newer versions come from."),
+    ("web", Effect::Hot, "The WhatsApp web connection."),
+    ("wizard", Effect::Hot, "What the set-up did."),
 ];

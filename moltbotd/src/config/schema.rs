@@ -5,7 +5,7 @@ use moltbot_settings::Path;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{Config, OTHER_SECTIONS, redact};
+use super::{Config, OTHER_SECTIONS, effect, redact};
 
 /// Where sections stand in a form; clients of the reference sort by it.
 const ORDER: &[(&str, u32)] = &[
@@ -42,9 +42,10 @@ pub fn schema(channels: &[(&str, ChannelSchema)]) -> Value {
         schema["properties"]["channels"]["properties"][id] = describe(&mut generator()).into();
     }
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-        for (name, description) in OTHER_SECTIONS {
+        for (name, effect, description) in OTHER_SECTIONS {
             let kind = if *name == "bindings" { "array" } else { "object" };
-            let section = json!({ "description": description, "type": kind });
+            let section =
+                json!({ "description": description, "type": kind, effect::KEYWORD: effect });
             properties.insert((*name).into(), section);
         }
     }

@@ -90,6 +90,37 @@ impl AuthSecrets {
         environment: &Environment,
         paths: &Paths,
     ) -> Result<Self, SecretsError> {
+        Self::find(given, config, environment, paths, generated)
+    }
+
+    /// Returns why a gateway with this configuration would refuse to start.
+    /// Makes no token, and what this user may not read is not judged.
+    #[must_use]
+    pub fn refusal(
+        given: &GivenToken,
+        bind: Bind,
+        config: &Config,
+        environment: &Environment,
+        paths: &Paths,
+    ) -> Option<String> {
+        let stand_in = |path: &Path| match Secret::new("made on the first start") {
+            Some(secret) => Ok((secret, Source::Generated(path.into()))),
+            None => Err(SecretsError::Refused("no token".into())),
+        };
+        match Self::find(given, config, environment, paths, stand_in) {
+            Ok(secrets) => secrets.check(bind, config).err().map(|error| error.to_string()),
+            Err(SecretsError::Refused(why)) => Some(why),
+            Err(SecretsError::File(_) | SecretsError::Io { .. }) => None,
+        }
+    }
+
+    fn find(
+        given: &GivenToken,
+        config: &Config,
+        environment: &Environment,
+        paths: &Paths,
+        generated: impl FnOnce(&Path) -> Result<(Secret, Source), SecretsError>,
+    ) -> Result<Self, SecretsError> {
         let token = token(given, config, environment, paths)?;
         let password = password(config, environment, paths)?;
         let token_was_given = matches!(&token, Some((_, Source::Flag | Source::File(_))));

@@ -1,14 +1,16 @@
 //! What clients are shown of the configuration.
 
 use moltbot_protocol::methods::config::{ConfigIssue, ConfigSnapshot};
+use moltbot_settings::include::merge;
 use serde_json::{Value, json};
 
-use super::{Issue, Loaded, document, known, redact};
+use super::{Issue, Loaded, known, redact};
 
 impl Loaded {
-    /// Returns everything but the secrets.
+    /// Returns everything but the secrets. While the file is invalid, what is
+    /// `in_force` is shown as the configuration.
     #[must_use]
-    pub fn snapshot(&self) -> ConfigSnapshot {
+    pub fn snapshot(&self, in_force: &Value) -> ConfigSnapshot {
         let (moved, odd): (Vec<_>, Vec<_>) =
             self.warnings.iter().partition(|issue| known::moved_to(&issue.path).is_some());
         ConfigSnapshot {
@@ -17,11 +19,11 @@ impl Loaded {
             raw: self.raw.as_ref().and_then(|raw| redact::text(raw, &self.resolved)),
             parsed: redact::value(&self.parsed),
             valid: self.is_valid(),
-            config: if self.is_valid() {
-                redact::value(&with_defaults(&self.resolved))
+            config: redact::value(&with_defaults(if self.is_valid() {
+                &self.resolved
             } else {
-                json!({})
-            },
+                in_force
+            })),
             hash: self.hash.clone(),
             issues: self.issues.iter().map(shown).collect(),
             warnings: odd.into_iter().map(shown).collect(),
@@ -31,17 +33,17 @@ impl Loaded {
 }
 
 /// Adds the defaults that clients of the reference read from here.
-fn with_defaults(resolved: &Value) -> Value {
+pub(super) fn with_defaults(resolved: &Value) -> Value {
     let mut value = json!({
         "agents": { "defaults": { "maxConcurrent": 4, "subagents": { "maxConcurrent": 8 } } },
         "commands": { "native": "auto", "nativeSkills": "auto" },
         "messages": { "ackReactionScope": "group-mentions" },
     });
-    document::merge(&mut value, resolved.clone());
+    merge(&mut value, resolved.clone());
     value
 }
 
-fn shown(issue: &Issue) -> ConfigIssue {
+pub(super) fn shown(issue: &Issue) -> ConfigIssue {
     let message = match &issue.place {
         Some(place) => format!("{} ({place})", issue.message),
         None => issue.message.clone(),

@@ -87,6 +87,7 @@ fn write(place: &Place, partial: &Partial) -> Result<Manifest, Failure> {
         must_exist: false,
         environment: place.environment.clone(),
         channel: Some(channels::check),
+        start: None,
     }
     .inspect();
 

@@ -264,6 +264,7 @@ fn source(place: &Place) -> Source {
         must_exist: false,
         environment: place.environment.clone(),
         channel: Some(channels::check),
+        start: None,
     }
 }
 
