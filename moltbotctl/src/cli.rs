@@ -6,7 +6,12 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::commands::{
-    agent::AgentArgs, chat::ChatArgs, logs::LogsArgs, nodes::NodesCommand, send::SendArgs,
+    agent::AgentArgs,
+    chat::ChatArgs,
+    logs::LogsArgs,
+    nodes::NodesCommand,
+    send::SendArgs,
+    service::{InstallArgs, RestartArgs, ServiceCommand, Which},
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.
@@ -98,6 +103,9 @@ pub enum Command {
     /// Reach the gateway and call it
     #[command(subcommand)]
     Gateway(GatewayCommand),
+    /// Run the gateway as a service of this host
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Give the assistant a message and wait for its answer
     Agent(AgentArgs),
     /// Send a message through a channel
@@ -170,6 +178,16 @@ pub enum GatewayCommand {
     },
     /// Try every place a gateway might be
     Probe,
+    /// Install the service, enable and start it
+    Install(InstallArgs),
+    /// Stop the service and remove it; the state stays
+    Uninstall(Which),
+    /// Start the service
+    Start(Which),
+    /// Stop the service
+    Stop(Which),
+    /// Start the service anew
+    Restart(RestartArgs),
 }
 
 /// Device pairing.

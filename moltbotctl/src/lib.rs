@@ -18,6 +18,7 @@ pub mod output;
 pub mod paths;
 pub mod resolver;
 pub mod running;
+pub mod service;
 pub mod target;
 pub mod transport;
 

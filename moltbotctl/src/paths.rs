@@ -90,6 +90,20 @@ impl Paths {
         })
     }
 
+    /// Returns the places of a profile that runs as a unit of the system.
+    #[must_use]
+    pub fn of_system_unit(profile: Option<&str>) -> Self {
+        let folder = profile.map_or("moltbot".into(), |name| format!("moltbot-{name}"));
+        let below = |parent: &str| Path::new(parent).join(&folder);
+        Self {
+            profile: profile.map(Into::into),
+            config_file: below("/etc").join(CONFIG_FILE),
+            state_dir: below("/var/lib"),
+            runtime_dir: below("/run"),
+            system_runtime_dir: None,
+        }
+    }
+
     /// The daemon's control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

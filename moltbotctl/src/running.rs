@@ -1,7 +1,7 @@
 //! What the gateway of a profile wrote down about its process. The note sits in
 //! the file it holds locked; a gateway that was killed leaves it behind.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,13 @@ impl Running {
         lives(running.pid).then_some(running)
     }
 
+    /// Returns the process that serves the control socket, as the kernel knows
+    /// it: unlike a number in a file it cannot be somebody else's by now.
+    pub async fn serving(socket: &Path) -> Option<u32> {
+        let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
+        u32::try_from(stream.peer_cred().ok()?.pid()?).ok().filter(|pid| *pid > 1)
+    }
+
     /// Returns the port it listens on.
     #[must_use]
     pub fn port(&self) -> Option<u16> {
@@ -51,7 +58,7 @@ fn lives(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn paths(folder: &std::path::Path) -> Paths {
+    fn paths(folder: &Path) -> Paths {
         Paths {
             profile: None,
             config_file: folder.join("moltbot.json"),

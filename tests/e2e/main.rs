@@ -20,5 +20,6 @@ mod pairing;
 mod paths;
 mod replay;
 mod restart;
+mod service;
 mod service_files;
 mod state;

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{agent, health, json_argument, probe, send};
+use super::{
+    agent, health, json_argument, probe, send,
+    service::{self, ServiceCommand},
+};
 use crate::{
     cli::GatewayCommand,
     context::Context,
@@ -20,6 +23,19 @@ pub async fn run(cx: &Context, command: GatewayCommand) -> anyhow::Result<ExitCo
     match command {
         GatewayCommand::Status => return status(cx).await,
         GatewayCommand::Probe => return probe::run(cx).await,
+        GatewayCommand::Install(args) => {
+            return service::run(cx, ServiceCommand::Install(args)).await;
+        }
+        GatewayCommand::Uninstall(which) => {
+            return service::run(cx, ServiceCommand::Uninstall(which)).await;
+        }
+        GatewayCommand::Start(which) => {
+            return service::run(cx, ServiceCommand::Start(which)).await;
+        }
+        GatewayCommand::Stop(which) => return service::run(cx, ServiceCommand::Stop(which)).await,
+        GatewayCommand::Restart(args) => {
+            return service::run(cx, ServiceCommand::Restart(args)).await;
+        }
         GatewayCommand::Health { probe } => health::run(cx, probe).await?,
         GatewayCommand::Send(args) => send::run(cx, args).await?,
         GatewayCommand::Agent(args) => agent::run(cx, args).await?,
