@@ -1,7 +1,7 @@
 //! What the gateway of a profile wrote down about its process. The note sits in
 //! the file it holds locked; a gateway that was killed leaves it behind.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt as _};
 
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use serde::{Deserialize, Serialize};
@@ -32,11 +32,15 @@ impl Running {
         lives(running.pid).then_some(running)
     }
 
-    /// Returns the process that serves the control socket, as the kernel knows
-    /// it: unlike a number in a file it cannot be somebody else's by now.
-    pub async fn serving(socket: &Path) -> Option<u32> {
-        let stream = tokio::net::UnixStream::connect(socket).await.ok()?;
-        u32::try_from(stream.peer_cred().ok()?.pid()?).ok().filter(|pid| *pid > 1)
+    /// Returns the process that holds the profile's lock. The kernel's list of
+    /// locks confirms what the file says where there is one, so that a number
+    /// that is somebody else's by now is not taken for the gateway.
+    #[must_use]
+    pub fn holder(paths: &Paths) -> Option<u32> {
+        let pid = Self::find(paths)?.pid;
+        let Ok(locks) = fs::read_to_string("/proc/locks") else { return Some(pid) };
+        let inode = fs::metadata(paths.state_dir.join("lock")).ok()?.ino();
+        holds(&locks, inode, pid).then_some(pid)
     }
 
     /// Returns the port it listens on.
@@ -44,6 +48,17 @@ impl Running {
     pub fn port(&self) -> Option<u16> {
         self.address.as_ref()?.rsplit(':').next()?.parse().ok()
     }
+}
+
+/// Lines are such as `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`. The
+/// device is not compared: some file systems show another one here.
+fn holds(locks: &str, inode: u64, pid: u32) -> bool {
+    locks.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", .., holder, file, _, _] = words[..] else { return false };
+        let at = file.rsplit(':').next().and_then(|at| at.parse::<u64>().ok());
+        holder.parse() == Ok(pid) && at == Some(inode)
+    })
 }
 
 /// A process nobody has waited for yet is dead all the same.
@@ -58,7 +73,7 @@ fn lives(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn paths(folder: &Path) -> Paths {
+    fn paths(folder: &std::path::Path) -> Paths {
         Paths {
             profile: None,
             config_file: folder.join("moltbot.json"),
@@ -79,6 +94,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("lock"), note(std::process::id())).unwrap();
         assert_eq!(Running::find(&paths(folder.path())).unwrap().port(), Some(7));
+    }
+
+    #[test]
+    fn only_the_holder_of_the_lock_is_the_gateway() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 00:2f:131 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 9 fd:01:131 0 EOF\n";
+        assert!(holds(locks, 131, 4242));
+        assert!(!holds(locks, 131, 7) && !holds(locks, 131, 9) && !holds(locks, 132, 4242));
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("lock"), note(std::process::id())).unwrap();
+        // This process lives and has not locked it.
+        assert_eq!(Running::holder(&paths(folder.path())), None);
     }
 
     #[test]

@@ -402,3 +402,35 @@ async fn property_lists_are_what_the_daemon_needs() {
         assert!(!fs::read_to_string(&path).unwrap().contains('@'), "a place holder is left");
     }
 }
+
+#[tokio::test]
+async fn a_gateway_that_no_service_of_ours_runs_is_known_and_stopped_by_hand() {
+    let mut daemon = moltbot_tests::Daemon::start().await;
+    let ctl = moltbot_tests::Ctl::beside(&daemon);
+    let status = ctl.json(&["service", "status"]).await;
+    assert_eq!(status["pid"], daemon.pid());
+    let output = ctl.run(&["service", "stop"]).await;
+    match status["owner"]["unit"].as_str() {
+        None => {
+            assert!(output.status.success(), "{output:?}");
+            assert!(daemon.ended().await.success());
+        }
+        // The tests run inside somebody's service, which is not ours to stop.
+        Some(unit) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(text.contains(&format!("stop {unit}")), "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restart_without_a_manager_is_asked_of_the_gateway_itself() {
+    let daemon = moltbot_tests::Daemon::start().await;
+    let ctl = moltbot_tests::Ctl::beside(&daemon);
+    let output = ctl.run(&["gateway", "restart"]).await;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
+    assert!(text.contains("without a service manager"), "{text}");
+    assert!(text.contains("moltbotctl service install"), "{text}");
+    assert_eq!(ctl.json(&["health"]).await["ok"], true);
+}

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use clap::Parser as _;
 use moltbot_tests::programs::source_root;
-use moltbotd::cli::Cli;
+use moltbotd::{cli::Cli, supervisor};
 
 const SERVICES: [&str; 4] =
     ["moltbotd.service", "moltbotd@.service", "user/moltbotd.service", "user/moltbotd@.service"];
@@ -35,6 +35,9 @@ fn units_rely_on_what_the_daemon_does() {
         assert!(unit.value("WatchdogSec").parse::<u32>().unwrap() > 0);
         assert_eq!(unit.value("Restart"), "on-failure");
         assert_eq!(unit.value("RestartPreventExitStatus"), "64 77 78");
+        for key in ["RestartForceExitStatus", "SuccessExitStatus"] {
+            assert_eq!(unit.value(key), supervisor::RESTART.to_string(), "{name}: {key}");
+        }
         // Nobody would clear the latch at night.
         assert_eq!(unit.value("StartLimitIntervalSec"), "0");
         // Two parts of the drain, ten seconds each.

@@ -168,8 +168,7 @@ pub(super) struct Found {
 impl Found {
     /// Looks at the process and asks both managers.
     pub(super) async fn look(cx: &Context, host: &Host) -> Self {
-        let serving = Running::serving(&cx.paths.control_socket()).await;
-        let pid = serving.or_else(|| Running::find(&cx.paths).map(|running| running.pid));
+        let pid = Running::holder(&cx.paths);
         let mut states = Vec::new();
         for scope in [Scope::User, Scope::System] {
             let paths = places(cx, host, scope);
@@ -186,8 +185,10 @@ impl Found {
     /// Returns the manager that is meant where nobody said which.
     fn scope(&self, host: &Host) -> anyhow::Result<Scope> {
         match &self.owner {
-            Some(Owner::System { .. }) => return Ok(Scope::System),
-            Some(Owner::User { uid, .. }) if *uid == host.uid => return Ok(Scope::User),
+            Some(Owner::System { unit }) if self.is_ours(unit) => return Ok(Scope::System),
+            Some(Owner::User { uid, unit }) if *uid == host.uid && self.is_ours(unit) => {
+                return Ok(Scope::User);
+            }
             _ => {}
         }
         let of = |fits: fn(&State) -> bool| -> Vec<Scope> {
@@ -206,6 +207,24 @@ impl Found {
             }
         }
         Ok(if host.uid == 0 { Scope::System } else { Scope::User })
+    }
+
+    /// Returns whether a unit is the one this program would write.
+    fn is_ours(&self, unit: &str) -> bool {
+        self.states.iter().any(|state| state.unit == unit)
+    }
+
+    /// Returns the command that tells the manager of a unit of another name.
+    fn of_another(&self, word: &str) -> Option<String> {
+        match self.owner.as_ref()? {
+            Owner::System { unit } if !self.is_ours(unit) => {
+                Some(format!("sudo systemctl {word} {unit}"))
+            }
+            Owner::User { unit, .. } if !self.is_ours(unit) => {
+                Some(format!("systemctl --user {word} {unit}"))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn state(&self, scope: Scope) -> Option<&State> {
@@ -321,6 +340,12 @@ fn tell(cx: &Context, host: &Host, action: &str, done: &Done, state: Option<&Sta
 async fn stop(cx: &Context, which: Which) -> anyhow::Result<ExitCode> {
     let host = Host::this(&cx.environment, which.dry_run)?;
     let found = Found::look(cx, &host).await;
+    if let (None, Some(command)) = (chosen(which), found.of_another("stop")) {
+        return Err(helped(
+            format!("the gateway belongs to a unit of another name: {}", gateway_line(&found)),
+            format!("stop that: {command}"),
+        ));
+    }
     let by_hand = matches!(found.owner, Some(Owner::Foreground | Owner::Container));
     let scope = match chosen(which) {
         Some(scope) => scope,
@@ -335,13 +360,12 @@ async fn stop(cx: &Context, which: Which) -> anyhow::Result<ExitCode> {
     act(cx, &host, "stop", which, async |it| it.stop().await).await
 }
 
-/// Ends the gateway without a manager, by a signal to the process that serves
-/// the control socket.
+/// Ends the gateway without a manager, by a signal to the process that holds
+/// its lock.
 async fn end(cx: &Context, host: &Host) -> anyhow::Result<ExitCode> {
-    let socket = cx.paths.control_socket();
-    let Some(pid) = Running::serving(&socket).await else {
+    let Some(pid) = Running::holder(&cx.paths) else {
         return Err(helped(
-            format!("nobody answers at {}", socket.display()),
+            format!("nobody holds the lock in {}", cx.paths.state_dir.display()),
             "see what is known: moltbotctl gateway status --deep",
         ));
     };
@@ -349,7 +373,7 @@ async fn end(cx: &Context, host: &Host) -> anyhow::Result<ExitCode> {
         let raw = i32::try_from(pid).context("a process id")?;
         kill(Pid::from_raw(raw), Signal::SIGTERM)
             .with_context(|| format!("cannot signal {pid}"))?;
-        wait_for(|| async { Running::serving(&socket).await != Some(pid) && !lives(raw) })
+        wait_for(|| async { Running::holder(&cx.paths) != Some(pid) })
             .await
             .with_context(|| format!("process {pid} was told to stop and still runs"))?;
     }
@@ -357,10 +381,6 @@ async fn end(cx: &Context, host: &Host) -> anyhow::Result<ExitCode> {
     done.hints.push(format!("ended process {pid}, which no service manager looks after"));
     tell(cx, host, "stop", &done, None);
     Ok(ExitCode::SUCCESS)
-}
-
-fn lives(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None).is_ok()
 }
 
 async fn wait_for<F: Future<Output = bool>>(mut seen: impl FnMut() -> F) -> anyhow::Result<()> {
@@ -382,6 +402,9 @@ async fn restart(cx: &Context, args: RestartArgs) -> anyhow::Result<ExitCode> {
         return hand_over(cx, &host, &args, true).await;
     }
     let explicit = chosen(which).is_some();
+    if !explicit && found.of_another("restart").is_some() {
+        return hand_over(cx, &host, &args, false).await;
+    }
     let scope = chosen(which).map_or_else(|| found.scope(&host), Ok)?;
     let state = found.state(scope);
     let unreachable = state.is_none_or(|state| state.unreachable.is_some() || !state.installed);
@@ -421,15 +444,15 @@ async fn hand_over(
         tell(cx, host, "restart", &done, None);
         return Ok(ExitCode::SUCCESS);
     }
-    let before = Running::serving(&cx.paths.control_socket()).await;
+    let before = Running::holder(&cx.paths);
     cx.call("gateway.restart", Value::Object(params)).await?;
     if inside {
         done.hints.push("the gateway restarts once this answer is out; it reports back".into());
     } else {
-        let socket = cx.paths.control_socket();
         wait_for(|| async {
-            let now = Running::serving(&socket).await;
-            now.is_some() && now != before
+            let now = Running::holder(&cx.paths);
+            // A new process that holds the lock may not serve yet.
+            now.is_some() && now != before && cx.call("health", json!({})).await.is_ok()
         })
         .await
         .context("the gateway ended, but does not come back")?;
