@@ -140,6 +140,8 @@ pub enum Command {
     /// Copy everything the gateway remembers, check copies, put them back
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Take over the state of a reference gateway; it is not changed
+    Import(ImportArgs),
     /// Be a node
     #[command(subcommand)]
     Node(NodeCommand),
@@ -315,6 +317,16 @@ pub enum BackupCommand {
         #[arg(long)]
         without_config: bool,
     },
+}
+
+/// What is taken over. `moltbotd` does the work: see `moltbotd state --help`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// Its state folder, such as ~/.clawdbot
+    pub folder: PathBuf,
+    /// Its configuration file, where that is not in its state folder
+    #[arg(long, value_name = "FILE")]
+    pub reference_config: Option<PathBuf>,
 }
 
 /// Being a node.

@@ -52,11 +52,11 @@ fn main() -> ExitCode {
     // Also covers files that libraries create.
     umask(Mode::from_bits_truncate(0o077));
     if let Some(Command::State(arguments)) = &cli.command {
-        return ended(state::run(arguments, &cli.paths()));
+        return state::run(arguments, &cli.paths()).map_or_else(refused, ExitCode::from);
     }
     let prepared = match prepare(&cli) {
         Ok(prepared) => prepared,
-        Err(failure) => return ended(Err(failure)),
+        Err(failure) => return refused(failure),
     };
     match serve(prepared) {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
@@ -68,9 +68,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells on standard error how something went that has no logs.
-fn ended(result: Result<(), Failure>) -> ExitCode {
-    let Err(failure) = result else { return ExitCode::SUCCESS };
+/// Tells on standard error why nothing was done: there are no logs yet.
+fn refused(failure: Failure) -> ExitCode {
     let _ = writeln!(io::stderr(), "moltbotd: {failure}");
     failure.exit_code().into()
 }

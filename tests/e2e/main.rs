@@ -9,6 +9,7 @@ mod config;
 mod contract;
 mod events;
 mod handshake;
+mod import;
 mod ingress;
 mod layers;
 mod limits;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod foreign;
+mod import;
 mod kill9;
 mod reference_clients;
 mod reference_gateway;

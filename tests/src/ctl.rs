@@ -33,6 +33,12 @@ impl Ctl {
         Self { home, variables }
     }
 
+    /// Lives in a folder of its own, with an environment of its own.
+    #[must_use]
+    pub fn with(home: &Path, variables: Vec<(String, String)>) -> Self {
+        Self { home: home.to_owned(), variables }
+    }
+
     /// Returns a command that has not been started, for long-running ones.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

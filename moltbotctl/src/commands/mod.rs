@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod devices;
 pub mod gateway;
 pub mod health;
+pub mod import;
 pub mod logs;
 pub mod nodes;
 pub mod pairing;
@@ -54,6 +55,7 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(cx, args).await?,
         Command::Config(command) => config::run(cx, command).await?,
         Command::Backup(command) => return backup::run(cx, &command),
+        Command::Import(args) => return import::run(cx, &args),
         Command::Where => where_::run(cx)?,
         Command::Node(NodeCommand::Run(args)) => node::run(cx, args).await?,
         Command::Completions { shell } => completions::run(cx, shell),

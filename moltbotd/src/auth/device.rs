@@ -127,6 +127,13 @@ impl Replays {
     }
 }
 
+/// Returns the id of the device with a public key, and the key as base64url.
+#[must_use]
+pub fn identity(key: &str) -> Option<(String, String)> {
+    let key = public_key(key)?;
+    Some((hex(&Sha256::digest(key.as_bytes())), URL_NO_PAD.encode(key.as_bytes())))
+}
+
 fn public_key(text: &str) -> Option<VerifyingKey> {
     if text.contains("BEGIN") {
         return VerifyingKey::from_public_key_pem(text).ok();

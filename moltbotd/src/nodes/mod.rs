@@ -9,7 +9,7 @@ mod listing;
 mod pairing;
 mod policy;
 mod registry;
-mod wake_words;
+pub mod wake_words;
 
 use std::{
     collections::BTreeMap,

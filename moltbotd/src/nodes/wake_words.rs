@@ -7,16 +7,18 @@ const MAX_WORDS: usize = 32;
 const MAX_CHARS: usize = 64;
 
 /// Name of the setting.
-pub(super) const SETTING: &str = "voicewake.triggers";
+pub const SETTING: &str = "voicewake.triggers";
 
 /// Returns the words used when none are set.
-pub(super) fn defaults() -> Vec<String> {
+#[must_use]
+pub fn defaults() -> Vec<String> {
     DEFAULTS.map(String::from).to_vec()
 }
 
 /// Trims words, drops what is empty or not text, and limits number and length;
 /// nothing left means the default ones.
-pub(super) fn normalize(words: &[Value]) -> Vec<String> {
+#[must_use]
+pub fn normalize(words: &[Value]) -> Vec<String> {
     let words: Vec<String> = words
         .iter()
         .filter_map(Value::as_str)

@@ -6,14 +6,17 @@
 //! what changes the state needs the gateway's locks.
 
 pub mod backup;
+mod import;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
 use crate::{
     boot::Failure,
+    channels,
+    config::Source,
     environment::Environment,
     paths::{Choice, Paths, UserFolders},
 };
@@ -36,6 +39,14 @@ pub enum StateCommand {
     /// Make, check and put back copies of everything a gateway remembers
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Take over the state of a reference gateway; it is not changed
+    Import {
+        /// Its state folder, such as ~/.clawdbot
+        folder: PathBuf,
+        /// Its configuration file, where that is not in its state folder
+        #[arg(long, value_name = "FILE")]
+        reference_config: Option<PathBuf>,
+    },
 }
 
 /// Copies of the state.
@@ -65,11 +76,11 @@ pub enum BackupCommand {
 const AFTER_HELP: &str = "\
 Give --profile, --config and --state-dir as to the gateway itself.
 
-Exit codes: 0 done, 1 failed, 64 wrong flags, 75 a gateway runs on this state, \
+Exit codes: 0 done, 1 failed or, of an import, in part, 64 wrong flags, 75 a gateway runs on this state, \
 77 refused for safety.";
 
-/// Does what the command line asks for.
-pub fn run(arguments: &StateArgs, choice: &Choice) -> Result<(), Failure> {
+/// Does what the command line asks for; returns the exit code.
+pub fn run(arguments: &StateArgs, choice: &Choice) -> Result<u8, Failure> {
     let environment = Environment::current();
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(choice, &environment, user.as_ref())
@@ -77,9 +88,12 @@ pub fn run(arguments: &StateArgs, choice: &Choice) -> Result<(), Failure> {
     let place = Place { paths, environment };
     let report = match &arguments.command {
         StateCommand::Backup(command) => backup::run(&place, command)?,
+        StateCommand::Import { folder, reference_config } => {
+            import::run(&place, folder, reference_config.as_deref())?
+        }
     };
     report.print(arguments.json);
-    Ok(())
+    Ok(report.exit_code())
 }
 
 /// Whose state it is.
@@ -89,4 +103,18 @@ pub struct Place {
     pub paths: Paths,
     /// What `${NAME}` stands for in its configuration.
     pub environment: Environment,
+}
+
+impl Place {
+    /// Returns how a configuration file is read for this gateway.
+    #[must_use]
+    pub fn source(&self, file: &Path) -> Source {
+        Source {
+            file: file.into(),
+            must_exist: false,
+            environment: self.environment.clone(),
+            channel: Some(channels::check),
+            start: None,
+        }
+    }
 }

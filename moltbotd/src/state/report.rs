@@ -10,12 +10,22 @@ use serde_json::Value;
 pub(super) struct Report {
     value: Value,
     lines: Vec<String>,
+    exit_code: u8,
 }
 
 impl Report {
     /// The same thing twice: as a value, and as lines.
     pub(super) fn new(value: &impl Serialize, lines: Vec<String>) -> Self {
-        Self { value: serde_json::to_value(value).expect("reports serialize"), lines }
+        Self { value: serde_json::to_value(value).expect("reports serialize"), lines, exit_code: 0 }
+    }
+
+    /// The same for a command that did not do everything.
+    pub(super) fn with_exit_code(self, exit_code: u8) -> Self {
+        Self { exit_code, ..self }
+    }
+
+    pub(super) fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 
     pub(super) fn print(&self, json: bool) {

@@ -7,6 +7,7 @@
 
 mod devices;
 mod drafts;
+mod imported;
 mod inbox;
 mod nodes;
 mod outbox;
@@ -31,6 +32,7 @@ use self::writer::Writer;
 pub use self::{
     devices::{Device, DeviceToken},
     drafts::Draft,
+    imported::ImportedRow,
     inbox::InboxRow,
     nodes::NodeDevice,
     outbox::{Fate, NewMessage, OutboxRow, OutboxState},
@@ -196,6 +198,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_sessions.sql"),
     include_str!("migrations/0004_channels.sql"),
     include_str!("migrations/0005_nodes.sql"),
+    include_str!("migrations/0006_imported.sql"),
 ];
 
 /// Returns the version of the file: how many migrations it has seen.

@@ -78,6 +78,14 @@ impl Db<'_> {
         Ok(messages)
     }
 
+    /// Returns the ids of all messages of a conversation, oldest first.
+    pub fn message_ids(&self, session_id: &str) -> rusqlite::Result<Vec<String>> {
+        self.0
+            .prepare_cached("SELECT id FROM transcript WHERE session_id = ?1 ORDER BY seq")?
+            .query_map([session_id], |row| row.get(0))?
+            .collect()
+    }
+
     /// Returns the first message that a person wrote.
     pub fn first_user_message(&self, session_id: &str) -> rusqlite::Result<Option<Value>> {
         self.0

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     boot::Failure,
-    channels, clock,
-    config::{Loaded, Source},
+    clock,
+    config::Loaded,
     paths::{Paths, expand_home},
     private,
     state::{
@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Keys of the configuration that name a file with a secret.
-const SECRET_FILES: [&str; 4] = ["tokenFile", "certPath", "keyPath", "caPath"];
+pub(in crate::state) const SECRET_FILES: [&str; 4] = ["tokenFile", "certPath", "keyPath", "caPath"];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -82,14 +82,7 @@ fn write(place: &Place, partial: &Partial) -> Result<Manifest, Failure> {
             paths.database().display()
         )));
     }
-    let loaded = Source {
-        file: paths.config_file.clone(),
-        must_exist: false,
-        environment: place.environment.clone(),
-        channel: Some(channels::check),
-        start: None,
-    }
-    .inspect();
+    let loaded = place.source(&paths.config_file).inspect();
 
     let file = partial.open()?;
     let mut writer = Writer::new(&partial.path, file);

@@ -24,6 +24,10 @@ use super::{BackupCommand, Place, report::Report};
 use crate::{boot::Failure, paths::Paths, private, store::StoreError};
 
 pub use self::swap::finish_interrupted;
+pub(super) use self::{
+    create::{PARTIAL, SECRET_FILES},
+    swap::finish,
+};
 
 /// Runs a command about backups.
 pub(super) fn run(place: &Place, command: &BackupCommand) -> Result<Report, Failure> {

@@ -20,8 +20,7 @@ use super::{
 };
 use crate::{
     boot::Failure,
-    channels, clock,
-    config::Source,
+    clock,
     lock::Guards,
     paths::Paths,
     private,
@@ -254,23 +253,18 @@ impl Drop for Stage {
 /// Returns the files of the configuration in force.
 fn configuration(place: &Place) -> Vec<PathBuf> {
     let file = place.paths.config_file.clone();
-    let loaded = source(place).inspect();
+    let loaded = place.source(&place.paths.config_file).inspect();
     loaded.files.into_iter().chain([file]).collect()
 }
 
-fn source(place: &Place) -> Source {
-    Source {
-        file: place.paths.config_file.clone(),
-        must_exist: false,
-        environment: place.environment.clone(),
-        channel: Some(channels::check),
-        start: None,
-    }
-}
-
 fn warnings(place: &Place, manifest: &Manifest) -> Vec<String> {
-    let mut warnings: Vec<_> =
-        source(place).inspect().issues.iter().map(ToString::to_string).collect();
+    let mut warnings: Vec<_> = place
+        .source(&place.paths.config_file)
+        .inspect()
+        .issues
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let profile = place.paths.profile_name();
     if manifest.profile != profile {
         warnings.push(format!(

@@ -129,7 +129,7 @@ pub fn finish_interrupted(paths: &Paths) -> Result<(), Failure> {
 }
 
 /// The same for a caller that holds the locks.
-pub(super) fn finish(paths: &Paths) -> Result<(), Failure> {
+pub(in crate::state) fn finish(paths: &Paths) -> Result<(), Failure> {
     let file = plan_file(paths);
     let text = match fs::read(&file) {
         Ok(text) => text,
