@@ -10,6 +10,7 @@ use crate::commands::{
     chat::ChatArgs,
     logs::LogsArgs,
     nodes::NodesCommand,
+    profile::ProfileCommand,
     send::SendArgs,
     service::{InstallArgs, RestartArgs, ServiceCommand, Which},
 };
@@ -103,6 +104,9 @@ pub enum Command {
     /// Reach the gateway and call it
     #[command(subcommand)]
     Gateway(GatewayCommand),
+    /// Make, list and delete profiles: several gateways side by side
+    #[command(subcommand)]
+    Profile(ProfileCommand),
     /// Run the gateway as a service of this host
     #[command(subcommand)]
     Service(ServiceCommand),

@@ -25,7 +25,7 @@ use crate::{
     gateway::Gateway,
     health::{self, Health},
     inherited::Inherited,
-    lock::{Guards, LockError},
+    lock::{self, Guards, LockError},
     logging::Logs,
     methods,
     net::{self, BindError, Budget, Shared},
@@ -131,7 +131,7 @@ impl From<private::Error> for Failure {
 impl From<LockError> for Failure {
     fn from(error: LockError) -> Self {
         match error {
-            LockError::Held { .. } => Self::Locked(error.to_string()),
+            LockError::Held { .. } | LockError::Shared { .. } => Self::Locked(error.to_string()),
             LockError::File(error) => error.into(),
             LockError::Io { .. } => Self::Other(error.into()),
         }
@@ -141,7 +141,14 @@ impl From<LockError> for Failure {
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
-            BindError::InUse(_) => Self::AddressInUse(error.to_string()),
+            BindError::InUse(address) => Self::AddressInUse(match lock::listener(address.port()) {
+                Some(note) => format!(
+                    "{address} is the address of another gateway: {}; give this one its own \
+                     gateway.port",
+                    note.identity()
+                ),
+                None => error.to_string(),
+            }),
             BindError::Mode(_) => Self::Config(error.to_string()),
             BindError::Failed { .. } => Self::Other(error.into()),
         }

@@ -1,4 +1,5 @@
-//! One gateway per host and profile, and one per state folder.
+//! One gateway per host and profile, one per state folder, one per
+//! configuration file.
 //!
 //! The locks are the kernel's: they end with the process, however it ends, so
 //! none can go stale. What the files say is for people. The third guard is the
@@ -9,6 +10,10 @@
 //! where a system unit made that folder for this user, else `/run/user/UID`,
 //! else `/tmp/moltbot-UID`. It is per user: a place that every user can write
 //! to would let any of them keep the others' gateways from starting.
+//!
+//! The configuration's lock is a hidden file beside it, because the file itself
+//! is replaced whenever it is edited; only where this user cannot write it is
+//! the file itself.
 
 use std::{
     fs::{self, File},
@@ -42,6 +47,7 @@ const ATTEMPTS: usize = 16;
 pub struct Guards {
     host: Held,
     state: Held,
+    config: Option<Held>,
     note: Mutex<Note>,
 }
 
@@ -75,6 +81,14 @@ pub enum LockError {
         /// What the file says; `None` when it cannot be read.
         holder: Option<Box<Note>>,
     },
+    /// Another gateway reads the same configuration.
+    #[error("{}", shared(.path, .holder.as_deref()))]
+    Shared {
+        /// The configuration file.
+        path: PathBuf,
+        /// What is known about the other one.
+        holder: Option<Box<Note>>,
+    },
     /// The file cannot be used.
     #[error(transparent)]
     File(#[from] private::Error),
@@ -89,7 +103,7 @@ pub enum LockError {
 }
 
 impl Guards {
-    /// Takes both locks or none.
+    /// Takes all locks or none.
     pub fn acquire(paths: &Paths) -> Result<Self, LockError> {
         let note = Note {
             pid: process::id(),
@@ -101,17 +115,67 @@ impl Guards {
         };
         let host = Held::take(&pidfile(paths.profile.as_deref())?, &note)?;
         let state = Held::take(&paths.state_dir.join("lock"), &note)?;
-        Ok(Self { host, state, note: Mutex::new(note) })
+        let config = configuration(&paths.config_file, &note)?;
+        Ok(Self { host, state, config, note: Mutex::new(note) })
     }
 
     /// Writes down where the gateway listens.
     pub fn listening(&self, address: &str) {
         let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
         note.address = Some(address.into());
-        for held in [&self.host, &self.state] {
+        for held in [&self.host, &self.state].into_iter().chain(&self.config) {
             held.write(&note);
         }
     }
+}
+
+/// Returns the gateway of this user that listens on a port, as it wrote down.
+#[must_use]
+pub fn listener(port: u16) -> Option<Note> {
+    let user = Path::new("/run/user").join(Uid::effective().to_string());
+    let mut folders = vec![user, paths::per_user_temporary()];
+    let system = fs::read_dir("/run").into_iter().flatten().flatten();
+    folders.extend(system.map(|entry| entry.path()).filter(|path| is_named(path, "moltbot")));
+    let notes = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    notes
+        .map(|entry| entry.path())
+        .filter(|path| is_named(path, "moltbotd"))
+        .filter_map(|path| read(&mut File::open(path).ok()?))
+        .find(|note| note.listens_on(port) && note.pid != process::id())
+}
+
+fn is_named(path: &Path, start: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start))
+}
+
+impl Note {
+    /// Returns what identifies the gateway, for people.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let uptime = uptime((clock::now_ms() - self.started_at_ms) / 1000);
+        format!("pid {}, profile {}, up {uptime}", self.pid, self.profile)
+    }
+
+    fn listens_on(&self, port: u16) -> bool {
+        let own = self.address.as_ref().and_then(|address| address.rsplit(':').next());
+        own == Some(&*port.to_string()) && Path::new("/proc").join(self.pid.to_string()).exists()
+    }
+}
+
+/// Locks the configuration; `None` where there is no folder for it yet, and so
+/// nothing to share.
+fn configuration(file: &Path, note: &Note) -> Result<Option<Held>, LockError> {
+    let file = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return Ok(None) };
+    let lock = folder.join(format!(".{}.gateway", name.display()));
+    let held = match Held::take(&lock, note) {
+        Err(LockError::File(_)) => Held::borrow(&file)?,
+        Err(LockError::Held { holder, .. }) => {
+            return Err(LockError::Shared { path: file, holder });
+        }
+        held => Some(held?),
+    };
+    Ok(held)
 }
 
 /// A locked file. It is removed before the lock is given up, so that nothing
@@ -121,6 +185,8 @@ impl Guards {
 struct Held {
     path: PathBuf,
     file: Flock<File>,
+    /// It exists for something else: it is neither written nor removed.
+    borrowed: bool,
 }
 
 impl Held {
@@ -129,7 +195,7 @@ impl Held {
             let (file, _) = private::file(path)?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) if is_at(&file, path) => {
-                    let held = Self { path: path.into(), file };
+                    let held = Self { path: path.into(), file, borrowed: false };
                     held.write(note);
                     return Ok(held);
                 }
@@ -148,8 +214,24 @@ impl Held {
         Err(LockError::Io { path: path.into(), source: io::ErrorKind::WouldBlock.into() })
     }
 
+    /// Locks a file that can only be read; `None` where it cannot.
+    fn borrow(path: &Path) -> Result<Option<Self>, LockError> {
+        let Ok(file) = File::open(path) else { return Ok(None) };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Some(Self { path: path.into(), file, borrowed: true })),
+            Err((_, Errno::EWOULDBLOCK)) => {
+                Err(LockError::Shared { path: path.into(), holder: None })
+            }
+            // Some file systems know no locks; the other guards still hold.
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Failing does not matter: the note is information, the lock is held.
     fn write(&self, note: &Note) {
+        if self.borrowed {
+            return;
+        }
         let _ = self.try_write(note);
     }
 
@@ -164,7 +246,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if is_at(&self.file, &self.path) {
+        if !self.borrowed && is_at(&self.file, &self.path) {
             // A file that stays does no harm.
             let _ = fs::remove_file(&self.path);
         }
@@ -214,6 +296,18 @@ fn conflict(path: &Path, holder: Option<&Note>) -> String {
     format!(
         "another gateway is running: pid {pid}, profile {profile}, up {uptime}{address}, \
          version {version}, state in {state_dir}; stop it with: kill {pid}"
+    )
+}
+
+fn shared(path: &Path, holder: Option<&Note>) -> String {
+    let who = holder.map_or_else(
+        || format!("; find it with: fuser {}", path.display()),
+        |note| format!(": {}", note.identity()),
+    );
+    format!(
+        "{} is the configuration of another gateway that runs{who}; give each its own: \
+         moltbotctl profile create NAME",
+        path.display()
     )
 }
 
@@ -295,5 +389,37 @@ mod tests {
             });
             assert_eq!(holders, 1);
         }
+    }
+
+    #[test]
+    fn a_configuration_has_one_gateway_however_it_is_called_and_edited() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("moltbot.json"), dir.path().join("link"));
+        assert!(configuration(&dir.path().join("none/moltbot.json"), &note()).unwrap().is_none());
+        fs::write(&file, "{}").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        let held = configuration(&file, &note()).unwrap();
+        assert!(held.is_some());
+        // An edit replaces the file.
+        fs::write(dir.path().join("new"), "{ }").unwrap();
+        fs::rename(dir.path().join("new"), &file).unwrap();
+        for path in [&file, &link] {
+            let text = configuration(path, &note()).unwrap_err().to_string();
+            assert!(text.contains("pid 4242, profile work"), "{text}");
+            assert!(text.contains("moltbotctl profile create"), "{text}");
+        }
+        drop(held);
+        assert!(configuration(&link, &note()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_configuration_that_can_only_be_read_is_locked_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moltbot.json");
+        fs::write(&file, "{}").unwrap();
+        let held = Held::borrow(&file).unwrap();
+        assert!(matches!(Held::borrow(&file), Err(LockError::Shared { holder: None, .. })));
+        drop(held);
+        assert_eq!(fs::read_to_string(&file).unwrap(), "{}");
     }
 }

@@ -19,6 +19,7 @@ mod moltbotctl;
 mod nodes;
 mod pairing;
 mod paths;
+mod profiles;
 mod replay;
 mod restart;
 mod service;

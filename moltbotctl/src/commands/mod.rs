@@ -16,6 +16,7 @@ pub mod nodes;
 pub mod pairing;
 mod pick;
 pub mod probe;
+pub mod profile;
 pub mod send;
 pub mod service;
 pub mod sessions;
@@ -43,6 +44,7 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
         Command::Health { probe } => health::run(cx, probe).await?,
         Command::Status { deep, all } => status::run(cx, deep || all, all).await?,
         Command::Gateway(command) => return gateway::run(cx, command).await,
+        Command::Profile(command) => return profile::run(cx, command).await,
         Command::Service(command) => return service::run(cx, command).await,
         Command::Agent(args) => agent::run(cx, args).await?,
         Command::Send(args) => send::run(cx, args).await?,
