@@ -150,7 +150,7 @@ impl From<BindError> for Failure {
                 None => error.to_string(),
             }),
             BindError::Mode(_) => Self::Config(error.to_string()),
-            BindError::Failed { .. } => Self::Other(error.into()),
+            BindError::Failed { .. } | BindError::NotHere { .. } => Self::Other(error.into()),
         }
     }
 }

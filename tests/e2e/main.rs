@@ -5,6 +5,7 @@
 
 mod advisories;
 mod backup;
+mod binding;
 mod config;
 mod contract;
 mod events;

@@ -7,7 +7,7 @@ use moltbot_protocol::Scope;
 use moltbot_settings::Path;
 use serde_json::Value;
 
-use super::{Bind, Config, OTHER_SECTIONS, issue::Issue};
+use super::{Bind, Config, OTHER_SECTIONS, gateway::network, issue::Issue};
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -45,9 +45,17 @@ fn gateway(config: &Config, wrong: Wrong<'_>) {
         wrong("gateway.bind", "is \"custom\", which needs gateway.customBindHost".into());
     }
     for (index, proxy) in gateway.trusted_proxies.iter().enumerate() {
-        if proxy.trim().parse::<IpAddr>().is_err() {
-            let path = format!("gateway.trustedProxies[{index}]");
-            wrong(&path, format!("is {proxy:?}, allowed is an IP address"));
+        let path = format!("gateway.trustedProxies[{index}]");
+        match network(proxy) {
+            None => wrong(
+                &path,
+                format!("is {proxy:?}, allowed is an IP address or a network such as 10.0.0.0/24"),
+            ),
+            Some(network) if network.prefix_len() == 0 => wrong(
+                &path,
+                format!("is {proxy:?}, which lets everybody claim any address; name the proxies"),
+            ),
+            Some(_) => {}
         }
     }
     let scopes = gateway.auth.shared_secret_scopes.iter().flatten();

@@ -1,6 +1,9 @@
 //! `gateway`: the socket and who may use it.
 
+use std::net::IpAddr;
+
 use clap::ValueEnum;
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +28,8 @@ pub struct Gateway {
     /// Where `moltbotctl` goes when `mode` is `remote`.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub remote: Remote,
-    /// Addresses of reverse proxies whose forwarding headers count.
+    /// Addresses or networks (`10.0.0.0/24`) of reverse proxies whose forwarding
+    /// headers count.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub trusted_proxies: Vec<String>,
     /// Limits of connections.
@@ -64,6 +68,23 @@ impl Default for Gateway {
     }
 }
 
+impl Gateway {
+    /// Returns whether an address is that of a reverse proxy whose headers count.
+    #[must_use]
+    pub fn trusts_proxy(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.trusted_proxies.iter().filter_map(|text| network(text)).any(|net| net.contains(&ip))
+    }
+}
+
+/// Reads an address or a network.
+#[must_use]
+pub(super) fn network(text: &str) -> Option<IpNet> {
+    let text = text.trim();
+    let one = || text.parse::<IpAddr>().ok().map(|ip| IpNet::from(ip.to_canonical()));
+    text.parse().ok().or_else(one)
+}
+
 /// Whether this host runs the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -87,9 +108,9 @@ pub enum Bind {
     Auto,
     /// Every address.
     Lan,
-    /// The tailnet address.
+    /// This host and its tailnet address.
     Tailnet,
-    /// `customBindHost`.
+    /// This host and `customBindHost`.
     Custom,
 }
 
@@ -256,4 +277,32 @@ pub enum ReloadMode {
     Restart,
     /// Nothing, until the gateway is told to reload.
     Off,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_trusted_by_address_or_network() {
+        let gateway = Gateway {
+            trusted_proxies: [" 10.0.0.1", "192.0.2.0/24", "::ffff:10.0.0.9", "fd00:1::/32"]
+                .map(String::from)
+                .into(),
+            ..Gateway::default()
+        };
+        for (ip, trusted) in [
+            ("10.0.0.1", true),
+            ("::ffff:10.0.0.1", true),
+            ("10.0.0.9", true),
+            ("10.0.0.2", false),
+            ("192.0.2.255", true),
+            ("192.0.3.0", false),
+            ("fd00:1:2::7", true),
+            ("fd00:2::7", false),
+        ] {
+            assert_eq!(gateway.trusts_proxy(ip.parse().unwrap()), trusted, "{ip}");
+        }
+        assert!(network("10.0.0.0/33").is_none() && network("proxy.example").is_none());
+    }
 }

@@ -161,11 +161,14 @@ impl AuthSecrets {
             return Ok(());
         }
         let mode = bind.name();
+        let key = match self.mode {
+            AuthMode::Token => "gateway.auth.token",
+            AuthMode::Password => "gateway.auth.password",
+        };
         let refused = |why: &str| {
             Err(SecretsError::Refused(format!(
                 "refusing to listen on other addresses than this host's (bind {mode}): {why}; \
-                 put the output of `openssl rand -hex 32` into gateway.auth.token or use \
-                 --bind loopback"
+                 put the output of `openssl rand -hex 32` into {key} or use --bind loopback"
             )))
         };
         match self.active() {

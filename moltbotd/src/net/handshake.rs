@@ -55,8 +55,7 @@ pub(super) async fn run<S: Socket>(
     shared: Shared,
     place: Place,
 ) {
-    let limits = &shared.gateway.config.get().gateway.limits;
-    let deadline = Instant::now() + Duration::from_millis(limits.handshake_timeout_ms);
+    let deadline = place.deadline(&shared.gateway.config.get().gateway);
     let conn_id = Uuid::new_v4().to_string();
     let login = tokio::select! {
         () = shared.closing.cancelled() => {

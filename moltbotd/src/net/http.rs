@@ -92,6 +92,15 @@ where
             return Ok(plain(status, body));
         }
     };
+    let room = match place.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+        // On the control socket there is nobody else to leave room for.
+        Some(place) => ingress.control || place.charge(ingress.ip),
+        None => false,
+    };
+    if !room {
+        shared.handshakes.crowded.one();
+        return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "too many unauthenticated peers\n"));
+    }
     if !wants_upgrade(request.headers()) {
         let (path, method) = (request.uri().path(), request.method());
         return Err(Box::new(Wanted::of(path, method, request.headers(), ingress)));

@@ -22,6 +22,10 @@ const FORWARDED: &[&str] = &[
 ];
 const FORWARDED_PREFIXES: &[&str] = &["cf-", "tailscale-", "x-forwarded-"];
 
+/// Whoever comes through a program on this host that forwards for others and is
+/// no trusted proxy. Nothing tells them apart, and none of them is this host.
+const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Listener {
@@ -31,7 +35,7 @@ pub(super) enum Listener {
     Tcp {
         /// The peer.
         peer: SocketAddr,
-        /// Our side.
+        /// The address of ours that it reached.
         own: SocketAddr,
     },
 }
@@ -57,18 +61,27 @@ pub(super) fn judge(
     let origins = headers.get_all(header::ORIGIN);
     let browser = origins.iter().next().is_some();
     if browser
-        && !origins.iter().all(|o| o.to_str().is_ok_and(|o| origin_allowed(o, host, port, gateway)))
+        && !origins.iter().all(|origin| {
+            origin.to_str().is_ok_and(|origin| {
+                origin_allowed(origin, host, port, gateway)
+                    || is_own_address(origin, host, SocketAddr::new(own.ip(), port))
+            })
+        })
     {
         return Err(Refused(StatusCode::FORBIDDEN, "origin not allowed\n"));
     }
     let peer_ip = peer.ip().to_canonical();
-    let trusted = gateway.trusted_proxies.iter().any(|proxy| proxy.parse() == Ok(peer_ip));
+    let trusted = gateway.trusts_proxy(peer_ip);
     let forwarded = is_forwarded(headers);
-    let ip = if trusted { client_ip(headers).unwrap_or(peer_ip) } else { peer_ip };
     let unsure = forwarded && !trusted;
     if unsure {
         tracing::debug!(%peer, "forwarding headers from an address that is no trusted proxy");
     }
+    let ip = match () {
+        () if trusted => client_ip(headers, gateway).unwrap_or(peer_ip),
+        () if unsure && peer_ip.is_loopback() => SOMEBODY,
+        () => peer_ip,
+    };
     Ok(Ingress {
         control: false,
         ip,
@@ -89,6 +102,14 @@ pub fn origin_allowed(origin: &str, host: &str, port: u16, gateway: &config::Gat
     // A page of another program on this host has another port.
     is_loopback_name(name)
         && host_port == Some(port)
+        && (origin == format!("http://{host}") || origin == format!("https://{host}"))
+}
+
+/// A page that was loaded from the very address it now connects to. A name
+/// would prove nothing, because its owner decides where it leads.
+fn is_own_address(origin: &str, host: &str, own: SocketAddr) -> bool {
+    let ip = own.ip().to_canonical();
+    host == SocketAddr::new(ip, own.port()).to_string()
         && (origin == format!("http://{host}") || origin == format!("https://{host}"))
 }
 
@@ -131,10 +152,26 @@ fn is_forwarded(headers: &HeaderMap) -> bool {
     })
 }
 
-fn client_ip(headers: &HeaderMap) -> Option<IpAddr> {
-    let first = text(headers, "x-forwarded-for").split(',').next().unwrap_or_default().trim();
-    let text = if first.is_empty() { text(headers, "x-real-ip") } else { first };
-    let ip: Option<IpAddr> = text.parse().ok();
+/// Returns the address that the nearest trusted proxy saw. What stands further
+/// left was written by whoever it is about.
+fn client_ip(headers: &HeaderMap, gateway: &config::Gateway) -> Option<IpAddr> {
+    let lists = headers.get_all("x-forwarded-for").iter().filter_map(|list| list.to_str().ok());
+    let hops: Vec<&str> = lists.flat_map(|list| list.split(',')).collect();
+    let mut nearest = None;
+    for hop in hops.iter().rev() {
+        let ip = address_of(hop)?;
+        nearest = Some(ip);
+        if !gateway.trusts_proxy(ip) {
+            break;
+        }
+    }
+    nearest.or_else(|| address_of(text(headers, "x-real-ip")))
+}
+
+fn address_of(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let ip: Option<IpAddr> = bare.parse().ok();
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     ip.or_else(with_port).map(|ip| ip.to_canonical())
 }
@@ -185,7 +222,7 @@ mod tests {
             ["forwarded", "via", "x-forwarded-for", "x-real-ip", "cf-ray", "tailscale-user-login"]
         {
             let ingress = judge_from("127.0.0.1:5000", &[HOST, (name, "203.0.113.9")]).unwrap();
-            assert!(!ingress.local, "{name}");
+            assert!(!ingress.local && !ingress.ip.is_loopback(), "{name}");
             assert_eq!(ingress.reported_ip, None, "{name}");
         }
     }
@@ -224,18 +261,51 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_proxy_names_its_client() {
-        let mut gateway = config::Gateway::default();
-        gateway.trusted_proxies.push("127.0.0.1".into());
+    fn an_address_is_an_origin_of_its_own_where_the_page_reached_it() {
         let mut headers = HeaderMap::new();
-        headers.insert("host", "127.0.0.1".parse().unwrap());
-        headers.insert("x-forwarded-for", "203.0.113.9, 10.0.0.1".parse().unwrap());
+        let listener = Listener::Tcp {
+            peer: "192.0.2.1:5".parse().unwrap(),
+            own: "192.0.2.7:18789".parse().unwrap(),
+        };
+        for (host, origin, fits) in [
+            ("192.0.2.7:18789", "http://192.0.2.7:18789", true),
+            ("192.0.2.7:18789", "http://192.0.2.8:18789", false),
+            ("192.0.2.8:18789", "http://192.0.2.8:18789", false),
+            ("192.0.2.7:80", "http://192.0.2.7:80", false),
+        ] {
+            headers.insert("host", host.parse().unwrap());
+            headers.insert("origin", origin.parse().unwrap());
+            let judged = judge(listener, &headers, &config::Gateway::default(), PORT);
+            assert_eq!(judged.is_ok(), fits, "{host} {origin}");
+        }
+    }
+
+    #[test]
+    fn a_trusted_proxy_names_its_client_and_what_the_client_wrote_does_not_count() {
+        let gateway = config::Gateway {
+            trusted_proxies: vec!["127.0.0.1".into(), "10.0.0.0/8".into()],
+            ..config::Gateway::default()
+        };
         let listener = Listener::Tcp {
             peer: "127.0.0.1:1".parse().unwrap(),
             own: "127.0.0.1:18789".parse().unwrap(),
         };
-        let ingress = judge(listener, &headers, &gateway, PORT).unwrap();
-        assert_eq!(ingress.reported_ip.as_deref(), Some("203.0.113.9"));
-        assert!(!ingress.local);
+        for (name, value, client) in [
+            ("x-forwarded-for", "203.0.113.9, 10.0.0.1", Some("203.0.113.9")),
+            ("x-forwarded-for", "127.0.0.1, 203.0.113.9", Some("203.0.113.9")),
+            ("x-forwarded-for", "198.51.100.1, 203.0.113.9, 10.2.0.1", Some("203.0.113.9")),
+            ("x-forwarded-for", "[2001:db8::1]:4711", Some("2001:db8::1")),
+            ("x-forwarded-for", "::ffff:203.0.113.9", Some("203.0.113.9")),
+            ("x-forwarded-for", "203.0.113.9, unknown", None),
+            ("x-forwarded-for", "10.0.0.3", Some("10.0.0.3")),
+            ("x-real-ip", "203.0.113.9", Some("203.0.113.9")),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "127.0.0.1".parse().unwrap());
+            headers.insert(name, value.parse().unwrap());
+            let ingress = judge(listener, &headers, &gateway, PORT).unwrap();
+            assert_eq!(ingress.reported_ip.as_deref(), client, "{value}");
+            assert!(!ingress.local, "{value}");
+        }
     }
 }

@@ -3,28 +3,39 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     os::unix::fs::PermissionsExt as _,
     path::Path,
     time::Duration,
 };
 
+use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
 
-use super::{Shared, http, ingress::Listener};
+use super::{
+    Shared,
+    addresses::{self, Addresses, interfaces},
+    http,
+    ingress::Listener,
+};
 use crate::{
-    config::{self, Bind},
+    config,
     inherited::{self, Inherited},
 };
+
+/// How often to look whether the tailnet has given this host an address.
+const TAILNET_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The sockets the daemon listens on.
 #[derive(Debug)]
 pub struct Listeners {
-    /// Loopback first; the first one decides the port.
+    /// The first one decides the port.
     pub tcp: Vec<TcpListener>,
+    /// Whether a tailnet address is to be listened on once there is one.
+    pub awaits_tailnet: bool,
     /// The control socket.
     pub control: UnixListener,
     /// The port that was bound.
@@ -37,6 +48,17 @@ pub enum BindError {
     /// Somebody else listens there.
     #[error("another program is already listening on {0}; `ss -ltnp` shows which")]
     InUse(SocketAddr),
+    /// No interface of this host has the address.
+    #[error(
+        "cannot listen on {address}: this host has no such address, only {own}; set \
+         gateway.customBindHost to one of these, or gateway.bind to \"loopback\""
+    )]
+    NotHere {
+        /// What was to be bound.
+        address: SocketAddr,
+        /// What the host has beside loopback.
+        own: String,
+    },
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
     Failed {
@@ -52,7 +74,8 @@ pub enum BindError {
 
 /// Binds everything, or nothing. Sockets of a `.socket` unit take the place of
 /// the configured addresses; those that an earlier process left with the
-/// service manager are taken up instead of being bound anew.
+/// service manager are taken up instead of being bound anew. Loopback is open
+/// in either case.
 pub async fn bind(
     gateway: &config::Gateway,
     port: u16,
@@ -60,34 +83,41 @@ pub async fn bind(
     mut inherited: Inherited,
 ) -> Result<Listeners, BindError> {
     let mut tcp = given(&mut inherited)?;
-    if let Some(own) = tcp.first().map(address).transpose()? {
-        if own.port() != port {
-            tracing::warn!(address = %own, port, "the socket unit decides the port, not gateway.port");
+    let addresses = match tcp.first().map(address).transpose()? {
+        Some(first) => {
+            if first.port() != port {
+                tracing::warn!(address = %first, port, "the socket unit decides the port, not gateway.port");
+            }
+            Addresses::beside_a_socket_unit()
         }
-    } else {
-        let hosts = hosts(gateway)?;
-        let first = own(SocketAddr::new(hosts[0], port), &mut inherited)?;
-        let port = address(&first)?.port();
-        tcp.push(first);
-        for host in &hosts[1..] {
-            tcp.push(own(SocketAddr::new(*host, port), &mut inherited)?);
-        }
-    }
-    let port = address(&tcp[0])?.port();
-    let listens_on = |host: IpAddr| {
-        tcp.iter().any(|listener| address(listener).is_ok_and(|address| address.ip() == host))
+        None => Addresses::of(gateway)?,
     };
-    let also = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    if listens_on(IpAddr::V4(Ipv4Addr::LOCALHOST)) && !listens_on(also) {
-        // Some hosts have no IPv6; clients that try ::1 first fall back.
-        match own(SocketAddr::new(also, port), &mut inherited) {
+    let mut port = tcp.first().map(address).transpose()?.map_or(port, |first| first.port());
+    for host in addresses.needed {
+        let listener = own(SocketAddr::new(host, port), &mut inherited)?;
+        port = address(&listener)?.port();
+        tcp.push(listener);
+    }
+    for host in addresses.welcome {
+        if tcp.iter().any(|listener| address(listener).is_ok_and(|own| covers(own.ip(), host))) {
+            continue;
+        }
+        match own(SocketAddr::new(host, port), &mut inherited) {
             Ok(listener) => tcp.push(listener),
-            Err(error) => tracing::debug!(%error, "no listener on ::1"),
+            Err(error @ BindError::InUse(_)) => tracing::warn!(%error, "one address less"),
+            // Some hosts have no IPv6; clients that try ::1 first fall back.
+            Err(error) => tracing::debug!(%error, "one address less"),
         }
     }
     let control = bind_control(control, &mut inherited)?;
     inherited.close_rest();
-    Ok(Listeners { tcp, control, port })
+    Ok(Listeners { tcp, awaits_tailnet: addresses.awaits_tailnet, control, port })
+}
+
+/// Returns whether who connects to `host` reaches a socket bound to `bound`.
+fn covers(bound: IpAddr, host: IpAddr) -> bool {
+    // A socket unit's [::] takes IPv4 too.
+    bound == host || (bound.is_unspecified() && (bound.is_ipv6() || host.is_ipv4()))
 }
 
 fn given(inherited: &mut Inherited) -> Result<Vec<TcpListener>, BindError> {
@@ -125,6 +155,9 @@ pub(crate) fn serve(
     shared: &Shared,
 ) -> Vec<mpsc::Sender<oneshot::Sender<()>>> {
     let mut probes = Vec::new();
+    if listeners.awaits_tailnet {
+        shared.tasks.spawn(await_tailnet(listeners.port, shared.clone()));
+    }
     for listener in listeners.tcp {
         // One probe is under way at a time; a full queue means a stuck loop.
         let (probe, probed) = mpsc::channel(1);
@@ -137,23 +170,31 @@ pub(crate) fn serve(
     probes
 }
 
-fn hosts(gateway: &config::Gateway) -> Result<Vec<IpAddr>, BindError> {
-    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    match gateway.bind {
-        Bind::Loopback | Bind::Auto => Ok(vec![loopback]),
-        Bind::Lan => Ok(vec![IpAddr::V4(Ipv4Addr::UNSPECIFIED)]),
-        Bind::Tailnet => Err(BindError::Mode(
-            "\"tailnet\" is not available in this version; use \"loopback\" with Tailscale Serve"
-                .to_owned(),
-        )),
-        Bind::Custom => {
-            let host = gateway.custom_bind_host.as_deref().unwrap_or_default();
-            let ip: IpAddr = host.parse().map_err(|_| {
-                let text = "\"custom\" needs an address in gateway.customBindHost";
-                BindError::Mode(format!("{text}, not {host:?}"))
-            })?;
-            let covered = ip.is_loopback() || ip.is_unspecified();
-            Ok(if covered { vec![ip] } else { vec![loopback, ip] })
+/// Waits for the tailnet, which often comes up after the daemon, and then
+/// listens there too.
+async fn await_tailnet(port: u16, shared: Shared) {
+    tracing::warn!(
+        "gateway.bind is \"tailnet\", but this host has no tailnet address yet: listening on \
+         loopback only until `tailscale up` has given it one"
+    );
+    let found = loop {
+        let found = addresses::tailnet(&interfaces());
+        if !found.is_empty() {
+            break found;
+        }
+        tokio::select! {
+            () = shared.closing.cancelled() => return,
+            () = tokio::time::sleep(TAILNET_INTERVAL) => {}
+        }
+    };
+    for ip in found {
+        match bind_tcp(SocketAddr::new(ip, port)) {
+            Ok(listener) => {
+                tracing::info!(address = %SocketAddr::new(ip, port), "listening on the tailnet");
+                let (_, never) = mpsc::channel(1);
+                shared.tasks.spawn(accept_tcp(listener, shared.clone(), never));
+            }
+            Err(error) => tracing::error!(%error, "not listening on the tailnet"),
         }
     }
 }
@@ -166,14 +207,20 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
         };
         // A restarted daemon must not wait for the old connections to fade.
         socket.set_reuseaddr(true)?;
+        if address.is_ipv6() {
+            // IPv4 has a socket of its own.
+            setsockopt(&socket, Ipv6V6Only, &true)?;
+        }
         socket.bind(address)?;
         socket.listen(4096)
     })();
-    bound.map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            return BindError::InUse(address);
+    bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        io::ErrorKind::AddrNotAvailable => {
+            let own: Vec<_> = interfaces().iter().map(ToString::to_string).collect();
+            BindError::NotHere { address, own: own.join(", ") }
         }
-        BindError::Failed { address: address.to_string(), source }
+        _ => BindError::Failed { address: address.to_string(), source },
     })
 }
 
@@ -201,7 +248,6 @@ async fn accept_tcp(
     shared: Shared,
     mut probes: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
-    let Ok(own) = listener.local_addr() else { return };
     let mut back_off = BackOff::default();
     loop {
         tokio::select! {
@@ -212,7 +258,7 @@ async fn accept_tcp(
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     back_off = BackOff::default();
-                    admit_tcp(stream, peer, own, &shared);
+                    admit_tcp(stream, peer, &shared);
                 }
                 Err(error) => back_off.wait(&error).await,
             },
@@ -220,8 +266,12 @@ async fn accept_tcp(
     }
 }
 
-fn admit_tcp(stream: TcpStream, peer: SocketAddr, own: SocketAddr, shared: &Shared) {
-    let Some(place) = shared.budget.take(Some(peer.ip())) else {
+fn admit_tcp(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
+    // A socket for every address is reached through one of them.
+    let Ok(own) = stream.local_addr() else { return };
+    // Behind a proxy each client is counted once its address is known.
+    let proxy = shared.gateway.config.get().gateway.trusts_proxy(peer.ip());
+    let Some(place) = shared.budget.take(Some(peer.ip()).filter(|_| !proxy)) else {
         shared.handshakes.crowded.one();
         tracing::warn!(%peer, "refused: too many peers have not authenticated yet");
         return;

@@ -3,6 +3,7 @@
 //! `listener` (a permit, a task) → `http` (upgrade or a plain answer) →
 //! `handshake` (who) → `connection` (frames) → the router.
 
+mod addresses;
 mod connection;
 mod handshake;
 mod http;
@@ -16,9 +17,13 @@ use std::{
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::{handshake::TICK, listener::serve};
@@ -27,7 +32,7 @@ pub use self::{
     listener::{BindError, Listeners, bind},
     metrics::Handshakes,
 };
-use crate::{auth::limiter::canonical, gateway::Gateway, rpc::Router};
+use crate::{auth::limiter::canonical, config, gateway::Gateway, rpc::Router};
 
 /// What every connection is given.
 #[derive(Clone, Debug)]
@@ -61,6 +66,7 @@ pub struct Budget {
 pub struct Place {
     budget: Arc<Budget>,
     ip: Option<IpAddr>,
+    since: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -75,29 +81,57 @@ impl Budget {
     /// Takes a place, unless there is none.
     pub fn take(self: &Arc<Self>, ip: Option<IpAddr>) -> Option<Place> {
         let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let ip = ip.map(canonical).filter(|ip| !ip.is_loopback());
-        if let Some(ip) = ip {
-            let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = by_address.entry(ip).or_default();
-            if *count >= self.each {
-                return None;
-            }
-            *count += 1;
-        }
-        Some(Place { budget: Arc::clone(self), ip, _permit: permit })
+        let mut place =
+            Place { budget: Arc::clone(self), ip: None, since: Instant::now(), _permit: permit };
+        ip.is_none_or(|ip| place.charge(ip)).then_some(place)
+    }
+
+    fn count(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.by_address.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some(ip) = self.ip else { return };
-        let mut by_address = self.budget.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+impl Place {
+    /// Counts the place for another address, that of the peer behind a proxy.
+    /// Returns whether that address has room.
+    pub fn charge(&mut self, ip: IpAddr) -> bool {
+        let ip = Some(canonical(ip)).filter(|ip| !ip.is_loopback());
+        if ip == self.ip {
+            return true;
+        }
+        self.give_back();
+        let Some(ip) = ip else { return true };
+        let mut by_address = self.budget.count();
+        let count = by_address.entry(ip).or_default();
+        if *count >= self.budget.each {
+            return false;
+        }
+        *count += 1;
+        drop(by_address);
+        self.ip = Some(ip);
+        true
+    }
+
+    /// Returns by when the peer must have authenticated.
+    fn deadline(&self, gateway: &config::Gateway) -> Instant {
+        self.since + Duration::from_millis(gateway.limits.handshake_timeout_ms)
+    }
+
+    fn give_back(&mut self) {
+        let Some(ip) = self.ip.take() else { return };
+        let mut by_address = self.budget.count();
         if let Some(count) = by_address.get_mut(&ip) {
             *count -= 1;
             if *count == 0 {
                 by_address.remove(&ip);
             }
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -119,5 +153,19 @@ mod tests {
         assert!(budget.take(ip("192.0.2.9")).is_none());
         drop(first);
         assert!(budget.take(ip("192.0.2.9")).is_some());
+    }
+
+    #[test]
+    fn peers_behind_a_proxy_are_counted_one_by_one() {
+        let budget = Arc::new(Budget::new(9, 1));
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut first = budget.take(Some(ip("127.0.0.1"))).unwrap();
+        let mut second = budget.take(Some(ip("127.0.0.1"))).unwrap();
+        assert!(first.charge(ip("2001:db8::1")));
+        assert!(!second.charge(ip("2001:db8::2")), "the same network");
+        assert!(second.charge(ip("192.0.2.1")));
+        drop(first);
+        assert!(budget.take(Some(ip("2001:db8::3"))).is_some());
+        assert!(budget.take(Some(ip("::ffff:192.0.2.1"))).is_none());
     }
 }

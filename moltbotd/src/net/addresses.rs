@@ -1,0 +1,150 @@
+//! Which addresses a bind mode means on this host.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::InterfaceFlags,
+    sys::socket::{SockaddrIn, SockaddrIn6},
+};
+
+use super::BindError;
+use crate::config::{self, Bind};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOOPBACK_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+const EVERY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const EVERY_V6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+/// The networks Tailscale gives addresses from.
+const TAILNET: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
+const TAILNET_V6: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
+
+/// Addresses to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addresses {
+    /// Without one of these the daemon does not start. Loopback is always
+    /// covered, and comes first.
+    pub(super) needed: Vec<IpAddr>,
+    /// Left out where the host has no IPv6; clients fall back.
+    pub(super) welcome: Vec<IpAddr>,
+    /// Whether this host has no tailnet address yet, but is to have one.
+    pub(super) awaits_tailnet: bool,
+}
+
+impl Addresses {
+    /// Finds them for the configured mode.
+    pub(super) fn of(gateway: &config::Gateway) -> Result<Self, BindError> {
+        let found = |needed: &[IpAddr], welcome: &[IpAddr]| Self {
+            needed: needed.into(),
+            welcome: welcome.into(),
+            awaits_tailnet: false,
+        };
+        Ok(match gateway.bind {
+            Bind::Loopback | Bind::Auto => found(&[LOOPBACK], &[LOOPBACK_V6]),
+            Bind::Lan => found(&[EVERY], &[EVERY_V6]),
+            Bind::Tailnet => Self::tailnet(&tailnet(&interfaces())),
+            Bind::Custom => match custom_host(gateway)? {
+                // People who write it mean both families.
+                EVERY_V6 => found(&[EVERY, EVERY_V6], &[]),
+                EVERY => found(&[EVERY], &[]),
+                LOOPBACK => found(&[LOOPBACK], &[LOOPBACK_V6]),
+                LOOPBACK_V6 => found(&[LOOPBACK, LOOPBACK_V6], &[]),
+                ip => found(&[LOOPBACK, ip], &[LOOPBACK_V6]),
+            },
+        })
+    }
+
+    /// Keeps loopback open beside the addresses of a `.socket` unit.
+    pub(super) fn beside_a_socket_unit() -> Self {
+        Self { needed: Vec::new(), welcome: vec![LOOPBACK, LOOPBACK_V6], awaits_tailnet: false }
+    }
+
+    fn tailnet(own: &[IpAddr]) -> Self {
+        let first = own.first().copied();
+        Self {
+            needed: [LOOPBACK].into_iter().chain(first).collect(),
+            welcome: [LOOPBACK_V6].into_iter().chain(own.iter().skip(1).copied()).collect(),
+            awaits_tailnet: first.is_none(),
+        }
+    }
+}
+
+fn custom_host(gateway: &config::Gateway) -> Result<IpAddr, BindError> {
+    let host = gateway.custom_bind_host.as_deref().unwrap_or_default().trim();
+    let text = "\"custom\" needs an address in gateway.customBindHost";
+    host.parse::<IpAddr>()
+        .map(|ip| ip.to_canonical())
+        .map_err(|_| BindError::Mode(format!("{text}, not {host:?}")))
+}
+
+/// Returns this host's tailnet addresses: the first of each family.
+pub(super) fn tailnet(own: &[IpAddr]) -> Vec<IpAddr> {
+    let first = |fits: fn(&IpAddr) -> bool| own.iter().copied().find(fits);
+    let v4 = first(|ip| matches!(ip, IpAddr::V4(ip) if TAILNET.contains(ip)));
+    let v6 = first(|ip| matches!(ip, IpAddr::V6(ip) if TAILNET_V6.contains(ip)));
+    v4.into_iter().chain(v6).collect()
+}
+
+/// Returns the addresses of this host's interfaces, loopback left out.
+pub(super) fn interfaces() -> Vec<IpAddr> {
+    let Ok(all) = getifaddrs() else { return Vec::new() };
+    all.filter(|interface| !interface.flags.contains(InterfaceFlags::IFF_LOOPBACK))
+        .filter_map(|interface| {
+            let address = interface.address?;
+            let v4 = address.as_sockaddr_in().map(SockaddrIn::ip).map(IpAddr::V4);
+            v4.or_else(|| address.as_sockaddr_in6().map(SockaddrIn6::ip).map(IpAddr::V6))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn custom(host: &str) -> Addresses {
+        Addresses::of(&config::Gateway {
+            bind: Bind::Custom,
+            custom_bind_host: Some(host.into()),
+            ..config::Gateway::default()
+        })
+        .unwrap()
+    }
+
+    fn ips(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn loopback_is_open_whatever_the_mode_says() {
+        for bind in [Bind::Loopback, Bind::Auto, Bind::Lan, Bind::Tailnet] {
+            let gateway = config::Gateway { bind, ..config::Gateway::default() };
+            let first = Addresses::of(&gateway).unwrap().needed[0];
+            assert!(first == LOOPBACK || first == EVERY, "{bind:?}");
+        }
+        for (host, needed) in [
+            ("192.0.2.7", &["127.0.0.1", "192.0.2.7"][..]),
+            ("2001:db8::7", &["127.0.0.1", "2001:db8::7"]),
+            ("127.0.0.2", &["127.0.0.1", "127.0.0.2"]),
+            ("::1", &["127.0.0.1", "::1"]),
+            ("::", &["0.0.0.0", "::"]),
+            ("::ffff:192.0.2.7", &["127.0.0.1", "192.0.2.7"]),
+        ] {
+            assert_eq!(custom(host).needed, ips(needed), "{host}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_loopback_is_open_where_the_tailnet_address_is_missing() {
+        let own = ips(&["192.0.2.7", "100.128.0.1", "fd7a:115c:a1e1::1"]);
+        let without = Addresses::tailnet(&tailnet(&own));
+        assert_eq!((without.needed, without.awaits_tailnet), (ips(&["127.0.0.1"]), true));
+        let own = ips(&["fd7a:115c:a1e0::1", "192.0.2.7", "100.64.3.4", "100.127.255.255"]);
+        let with = Addresses::tailnet(&tailnet(&own));
+        assert_eq!(with.needed, ips(&["127.0.0.1", "100.64.3.4"]));
+        assert_eq!(with.welcome, ips(&["::1", "fd7a:115c:a1e0::1"]));
+        assert!(!with.awaits_tailnet);
+    }
+}
