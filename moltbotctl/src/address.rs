@@ -5,6 +5,11 @@ use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr};
 use anyhow::{Context, bail};
 use tokio_tungstenite::tungstenite::http::Uri;
 
+use crate::{
+    ssh::{Destination, Login},
+    target::DEFAULT_PORT,
+};
+
 /// The address of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
@@ -12,6 +17,17 @@ pub enum Address {
     Unix(PathBuf),
     /// A WebSocket over TCP, perhaps with TLS.
     Web(WebAddress),
+    /// A loopback port of another host, reached through ssh.
+    Ssh(SshAddress),
+}
+
+/// A gateway behind an ssh server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshAddress {
+    /// How to get there.
+    pub login: Login,
+    /// What the far host itself would connect to.
+    pub gateway: WebAddress,
 }
 
 /// The parts of a `ws://` or `wss://` URL.
@@ -35,6 +51,17 @@ impl Address {
         match self {
             Self::Unix(path) => format!("unix:{}", path.display()),
             Self::Web(web) => web.key(),
+            Self::Ssh(ssh) => ssh.key(),
+        }
+    }
+
+    /// Returns where the WebSocket goes, seen from the host that it is opened on.
+    #[must_use]
+    pub const fn web(&self) -> Option<&WebAddress> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Web(web) => Some(web),
+            Self::Ssh(ssh) => Some(&ssh.gateway),
         }
     }
 
@@ -45,7 +72,33 @@ impl Address {
         match self {
             Self::Unix(_) => true,
             Self::Web(web) => web.is_loopback(),
+            Self::Ssh(_) => false,
         }
+    }
+}
+
+impl SshAddress {
+    /// Two ways to log in to one account are one gateway: the key file does not
+    /// count.
+    fn key(&self) -> String {
+        let scheme = if self.gateway.tls { "ssh+wss" } else { "ssh" };
+        format!("{scheme}://{}/{}", self.login.destination, self.gateway.port)
+    }
+
+    /// Reads what follows `ssh://`: a target, and perhaps the gateway's port.
+    fn parse(rest: &str, tls: bool) -> anyhow::Result<Self> {
+        let (destination, port) = rest.split_once('/').unwrap_or((rest, ""));
+        let destination: Destination = destination.parse()?;
+        let port = match port {
+            "" => DEFAULT_PORT,
+            port => port
+                .parse()
+                .ok()
+                .filter(|port| *port > 0)
+                .with_context(|| format!("{port:?} is not a port of a gateway"))?,
+        };
+        let login = Login { destination, identity: None };
+        Ok(Self { login, gateway: WebAddress::loopback(port, tls) })
     }
 }
 
@@ -63,7 +116,9 @@ impl WebAddress {
         format!("{scheme}://{}:{}", self.bracketed(), self.port)
     }
 
-    fn is_loopback(&self) -> bool {
+    /// Returns whether nothing leaves this host.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
         self.host == "localhost" || self.ip().is_some_and(|ip| ip.to_canonical().is_loopback())
     }
 
@@ -90,11 +145,18 @@ impl FromStr for Address {
             let path = path.strip_prefix("//").unwrap_or(path);
             return Ok(Self::Unix(PathBuf::from(path)));
         }
+        for (scheme, tls) in [("ssh://", false), ("ssh+wss://", true)] {
+            if let Some(rest) = text.strip_prefix(scheme) {
+                return SshAddress::parse(rest, tls).map(Self::Ssh);
+            }
+        }
         let uri: Uri = text.parse().with_context(|| format!("{text:?} is not a gateway URL"))?;
         let tls = match uri.scheme_str() {
             Some("ws" | "http") => false,
             Some("wss" | "https") => true,
-            _ => bail!("{text:?} is not a gateway URL: it begins with ws://, wss:// or unix:"),
+            _ => bail!(
+                "{text:?} is not a gateway URL: it begins with ws://, wss://, ssh:// or unix:"
+            ),
         };
         let authority = uri.authority().with_context(|| format!("{text:?} names no host"))?;
         if authority.as_str().contains('@') {
@@ -121,6 +183,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Ssh(ssh) => f.write_str(&ssh.key()),
             Self::Web(web) if web.path == "/" => f.write_str(&web.key()),
             Self::Web(web) => write!(f, "{}{}", web.key(), web.path),
         }
@@ -155,6 +218,7 @@ mod tests {
             "wss://example.com",
             "ws://2130706433:1",
             "ws://127.1:1",
+            "ssh://127.0.0.1",
         ] {
             assert!(!address(text).is_loopback(), "{text}");
         }
@@ -168,6 +232,15 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_behind_ssh_has_the_servers_and_its_own_port() {
+        let Address::Ssh(ssh) = address("ssh://me@far.example:2222/19001") else { panic!() };
+        assert_eq!(ssh.login.destination.to_string(), "me@far.example:2222");
+        assert_eq!(ssh.gateway.key(), "ws://127.0.0.1:19001");
+        assert_eq!(address("ssh://far").key(), "ssh://far/18789");
+        assert_eq!(address("ssh+wss://far/1").to_string(), "ssh+wss://far/1");
+    }
+
+    #[test]
     fn what_is_no_gateway_url_is_refused() {
         for text in [
             "",
@@ -177,6 +250,9 @@ mod tests {
             "ws://u:p@host:1",
             "ws://host:99999",
             "ws://host:",
+            "ssh://-oProxyCommand=id",
+            "ssh://host/0",
+            "ssh://host/x",
         ] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }

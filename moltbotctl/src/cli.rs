@@ -5,19 +5,27 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use crate::commands::{
-    agent::AgentArgs,
-    chat::ChatArgs,
-    logs::LogsArgs,
-    nodes::NodesCommand,
-    profile::ProfileCommand,
-    send::SendArgs,
-    service::{InstallArgs, RestartArgs, ServiceCommand, Which},
+use crate::{
+    commands::{
+        agent::AgentArgs,
+        chat::ChatArgs,
+        logs::LogsArgs,
+        nodes::NodesCommand,
+        profile::ProfileCommand,
+        send::SendArgs,
+        service::{InstallArgs, RestartArgs, ServiceCommand, Which},
+    },
+    ssh::Destination,
 };
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 what answers is no gateway,
+5 another protocol version, 6 credentials not accepted, 7 waits for approval, 8 no answer in time,
+9 the connection ended, 10 refused to send credentials in the clear. Of ssh: 20 cannot be started or
+failed, 21 host key not known, 22 host key changed, 23 key refused, 24 name not known, 25 host does
+not answer, 26 no gateway behind it, 27 forwarding prohibited, 28 connection lost, 29 silent.
+Of tunnel: 69 the local port is taken.
 
-The gateway is found in this order: --url, MOLTBOT_GATEWAY_URL, gateway.remote.url when gateway.mode
+The gateway is found in this order: --ssh, --url, MOLTBOT_GATEWAY_URL, gateway.remote when gateway.mode
 is remote, the control socket of the profile, the configured port on this host. `moltbotctl where`
 shows what won and why.
 
@@ -51,7 +59,7 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Globals {
-    /// Address of the gateway: ws://, wss:// or unix:PATH
+    /// Address of the gateway: ws://, wss://, ssh://[user@]host[:port]/PORT or unix:PATH
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// Token of the gateway; visible to other users of this host, see --token-file
@@ -63,6 +71,16 @@ pub struct Globals {
     /// Password of the gateway
     #[arg(long, global = true, value_name = "PASSWORD")]
     pub password: Option<String>,
+    /// Reach the gateway of another host through ssh
+    #[arg(long, global = true, value_name = "[USER@]HOST[:PORT]")]
+    pub ssh: Option<Destination>,
+    /// Private key for ssh
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ssh_identity: Option<PathBuf>,
+    /// Port of the gateway, on its host [default: 18789, or as configured]
+    #[arg(long, global = true, value_name = "PORT",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,

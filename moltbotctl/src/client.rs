@@ -17,10 +17,12 @@ use tokio::{
 };
 
 use crate::{
+    address::Address,
     connection::{Connection, Order},
     error::{Closed, Error},
     handshake,
     identity::Keyring,
+    ssh::Failure,
     target::Target,
 };
 
@@ -115,7 +117,7 @@ impl Client {
         let connecting = handshake::connect(target, options);
         let (socket, hello) = timeout_at(deadline, connecting)
             .await
-            .map_err(|_| Error::Timeout(options.timeout))??;
+            .map_err(|_| no_answer(target, options.timeout))??;
         let (orders, queue) = mpsc::channel(ORDERS);
         let (events, early) = broadcast::channel(EVENTS);
         let (closed_tx, closed) = watch::channel(None);
@@ -227,6 +229,16 @@ impl Client {
             Ok(Err(_)) => Err(Error::Closed(self.closed().await)),
             Err(_) => Err(Error::Timeout(timeout)),
         }
+    }
+}
+
+fn no_answer(target: &Target, waited: Duration) -> Error {
+    match &target.address {
+        Address::Ssh(ssh) => {
+            let failure = Failure::of_silence(&ssh.login, ssh.gateway.port, waited);
+            Error::Ssh(Box::new(failure))
+        }
+        _ => Error::Timeout(waited),
     }
 }
 

@@ -106,7 +106,7 @@ impl Connection {
         };
         // The socket is dropped either way.
         let _ = tokio::time::timeout(Duration::from_millis(300), goodbye).await;
-        Closed { code, reason: reason.into() }
+        Closed::with(code, reason)
     }
 
     /// Handles one message; what is not a frame of the protocol is skipped.

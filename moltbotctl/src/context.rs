@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 
 use crate::{
+    address::Address,
     cli::Globals,
     client::{Client, Options},
     config::LocalConfig,
@@ -124,9 +125,9 @@ impl Context {
     /// needs no device: whoever can open it owns the gateway.
     #[must_use]
     pub fn options(&self, target: &Target) -> Options {
-        let web = matches!(target.address, crate::address::Address::Web(_));
+        let far = !matches!(target.address, Address::Unix(_));
         Options {
-            keyring: web.then(|| Keyring::new(self.paths.client_dir())),
+            keyring: far.then(|| Keyring::new(self.paths.client_dir())),
             insecure: self.insecure,
             timeout: self.timeout(),
             ..Options::operator()
@@ -138,6 +139,22 @@ impl Context {
     /// # Errors
     /// When it cannot be reached or does not let this client in.
     pub async fn connect(&self) -> anyhow::Result<Connected> {
+        self.connect_as(|target| self.options(target)).await
+    }
+
+    /// Connects to the gateway that wins, presenting oneself as told. When that
+    /// one does not answer no other is tried: what is meant for it is nobody
+    /// else's.
+    ///
+    /// # Errors
+    /// When it cannot be reached or does not let this client in.
+    pub async fn connect_as(
+        &self,
+        options: impl Fn(&Target) -> Options,
+    ) -> anyhow::Result<Connected> {
+        if self.flags.ssh.is_some() && self.flags.url.is_some() {
+            return Err(helped("--ssh and --url name two gateways", "give one of them"));
+        }
         if let Some(problem) = &self.config.problem {
             self.output.remark(format!("the configuration file is not used: {problem}"));
         }
@@ -145,7 +162,7 @@ impl Context {
         let available = candidates.into_iter().filter(|candidate| candidate.available);
         let mut dead = None;
         for candidate in available {
-            match self.connect_to(candidate).await {
+            match self.connect_to(candidate, &options).await {
                 // A gateway that was killed leaves its socket behind.
                 Err((Source::ControlSocket, error)) if is_absent(&error) => dead = Some(error),
                 Err((_, error)) if is_absent(&error) && dead.is_some() => {
@@ -157,20 +174,28 @@ impl Context {
         Err(dead.context("no gateway is configured")?)
     }
 
-    async fn connect_to(&self, candidate: Candidate) -> Result<Connected, (Source, anyhow::Error)> {
+    async fn connect_to(
+        &self,
+        candidate: Candidate,
+        options: &impl Fn(&Target) -> Options,
+    ) -> Result<Connected, (Source, anyhow::Error)> {
         let source = candidate.source;
         let Some(target) = &candidate.target else {
             return Err((source, anyhow::anyhow!("{} names no address", source.name())));
         };
         let started = Instant::now();
-        match Client::connect(target, &self.options(target)).await {
+        match Client::connect(target, &options(target)).await {
             Ok(client) => Ok(Connected { client, candidate, latency: started.elapsed() }),
             Err(error) => {
                 let withheld = candidate.withheld.filter(|_| error.is_unauthorized());
                 Err((
                     source,
                     match withheld {
-                        Some(withheld) => helped(error.to_string(), withheld),
+                        // The exit code is the error's.
+                        Some(withheld) => anyhow::Error::from(error).context(Helped {
+                            message: "the gateway was shown no credentials".into(),
+                            advice: withheld,
+                        }),
                         None => error.into(),
                     },
                 ))
@@ -211,5 +236,16 @@ fn flags(globals: &Globals) -> anyhow::Result<Flags> {
         (None, None) => None,
     };
     let password = globals.password.as_ref().map(|text| Secret::new(text, "--password"));
-    Ok(Flags { url: globals.url.clone(), token, password })
+    if globals.ssh_identity.as_ref().is_some_and(|file| !file.is_file()) {
+        let file = globals.ssh_identity.clone().unwrap_or_default();
+        anyhow::bail!("--ssh-identity: there is no file {}", file.display());
+    }
+    Ok(Flags {
+        url: globals.url.clone(),
+        token,
+        password,
+        ssh: globals.ssh.clone(),
+        ssh_identity: globals.ssh_identity.clone(),
+        port: globals.port,
+    })
 }

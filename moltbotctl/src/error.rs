@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
+use crate::ssh;
+
 /// A failed connection or call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -17,6 +19,17 @@ pub enum Error {
         /// Whether nobody listens there at all.
         absent: bool,
     },
+    /// Something answers, but no gateway.
+    #[error("{url} answers, but is no gateway: {reason}")]
+    NoGateway {
+        /// The address.
+        url: String,
+        /// What it said instead.
+        reason: String,
+    },
+    /// ssh does not get to the gateway.
+    #[error("{0}")]
+    Ssh(Box<ssh::Failure>),
     /// The address is not on this host and not protected by TLS.
     #[error("refusing to send credentials over plain {0}")]
     Plaintext(String),
@@ -24,7 +37,7 @@ pub enum Error {
     #[error("{0}")]
     Refused(Box<Refusal>),
     /// The connection ended.
-    #[error("gateway closed the connection ({0})")]
+    #[error("{}", ended(.0))]
     Closed(Closed),
     /// No answer came in time.
     #[error("gateway timeout after {} ms", .0.as_millis())]
@@ -78,13 +91,21 @@ pub struct Closed {
     pub code: u16,
     /// The reason given.
     pub reason: String,
+    /// How the ssh that carried it ended, when that was the cause.
+    pub ssh: Option<Box<ssh::Failure>>,
 }
 
 impl Closed {
+    /// With a code and a reason.
+    #[must_use]
+    pub fn with(code: u16, reason: impl Into<String>) -> Self {
+        Self { code, reason: reason.into(), ssh: None }
+    }
+
     /// Without a close frame.
     #[must_use]
     pub fn abnormal(reason: impl Into<String>) -> Self {
-        Self { code: 1006, reason: reason.into() }
+        Self::with(1006, reason)
     }
 
     /// Returns what the code means.
@@ -104,8 +125,18 @@ impl Closed {
     }
 }
 
+fn ended(closed: &Closed) -> String {
+    match &closed.ssh {
+        Some(failure) => failure.to_string(),
+        None => format!("gateway closed the connection ({closed})"),
+    }
+}
+
 impl fmt::Display for Closed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(failure) = &self.ssh {
+            return failure.fmt(f);
+        }
         write!(f, "{}", self.code)?;
         if let Some(hint) = self.hint() {
             write!(f, " {hint}")?;
@@ -139,12 +170,48 @@ impl Error {
         }
     }
 
+    /// Returns whether the gateway speaks another version of the protocol.
+    #[must_use]
+    pub fn is_other_protocol(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.message.starts_with("protocol mismatch"),
+            Self::Closed(closed) => closed.reason.starts_with("protocol mismatch"),
+            _ => false,
+        }
+    }
+
+    /// Returns the exit code that tells this failure from others; those of ssh
+    /// are in [`ssh::Kind::exit_code`].
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            _ if self.is_other_protocol() => 5,
+            _ if self.is_unauthorized() => 6,
+            _ if self.pairing_request().is_some() => 7,
+            Self::Connect { .. } => 3,
+            Self::NoGateway { .. } => 4,
+            Self::Timeout(_) => 8,
+            Self::Ssh(failure) => failure.kind.exit_code(),
+            Self::Closed(Closed { ssh: Some(failure), .. }) => failure.kind.exit_code(),
+            Self::Closed(_) => 9,
+            Self::Plaintext(_) => 10,
+            _ => 1,
+        }
+    }
+
     /// Returns the advice that goes with the error.
     #[must_use]
     pub fn advice(&self) -> Option<String> {
         if let Some(id) = self.pairing_request() {
             return Some(format!(
                 "approve this device on the gateway's host: moltbotctl devices approve {id}"
+            ));
+        }
+        if self.is_other_protocol() {
+            return Some(format!(
+                "this moltbotctl ({}) speaks version {}: bring it or the gateway up to date",
+                env!("CARGO_PKG_VERSION"),
+                moltbot_protocol::PROTOCOL_VERSION
             ));
         }
         if self.is_unauthorized() {
@@ -159,8 +226,16 @@ impl Error {
                 "start the gateway with moltbotd, or see what was tried: moltbotctl where".into()
             }
             Self::Connect { .. } => "see what was tried: moltbotctl where".into(),
+            Self::NoGateway { .. } => {
+                "check host and port: moltbotctl where; the gateway's own port is 18789 unless \
+                 gateway.port says otherwise"
+                    .into()
+            }
+            Self::Ssh(failure) => failure.advice(),
+            Self::Closed(Closed { ssh: Some(failure), .. }) => failure.advice(),
             Self::Plaintext(_) => {
-                "use a wss:// address or a tunnel; --insecure sends in the clear anyway".into()
+                "use a wss:// address or --ssh user@host; --insecure sends in the clear anyway"
+                    .into()
             }
             Self::Timeout(_) => {
                 "see whether the gateway lives: moltbotctl gateway probe; --timeout waits longer"

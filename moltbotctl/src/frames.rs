@@ -10,6 +10,7 @@ use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 use crate::{
     client::Pushed,
     error::{Closed, Error, Refusal},
+    ssh,
     transport::Socket,
 };
 
@@ -58,8 +59,8 @@ fn refusal(error: Option<&Value>, payload: Option<Value>) -> Refusal {
 /// Returns how a close frame ended the connection.
 pub(crate) fn closed(frame: Option<CloseFrame>) -> Closed {
     frame.map_or_else(
-        || Closed { code: 1005, reason: String::new() },
-        |frame| Closed { code: frame.code.into(), reason: frame.reason.to_string() },
+        || Closed::with(1005, ""),
+        |frame| Closed::with(frame.code.into(), frame.reason.to_string()),
     )
 }
 
@@ -69,7 +70,18 @@ pub(crate) fn how_it_ended(error: &tungstenite::Error) -> Closed {
         tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => {
             Closed::abnormal("")
         }
-        error => Closed::abnormal(error.to_string()),
+        error => Closed {
+            ssh: ssh_failure(error).cloned().map(Box::new),
+            ..Closed::abnormal(error.to_string())
+        },
+    }
+}
+
+/// Returns how ssh failed, when that is what broke a socket.
+pub(crate) fn ssh_failure(error: &tungstenite::Error) -> Option<&ssh::Failure> {
+    match error {
+        tungstenite::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
     }
 }
 

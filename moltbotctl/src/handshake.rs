@@ -92,7 +92,9 @@ async fn introduce(
     credentials: Credentials,
 ) -> Result<(Socket, Value), Error> {
     let url = target.address.to_string();
-    let mut socket = transport::open(target).await.map_err(|error| no_connection(&url, &error))?;
+    let mut socket = transport::open(target, options.timeout)
+        .await
+        .map_err(|error| no_connection(&url, &error))?;
     let nonce = challenge(&mut socket).await?;
     let mut params = params(options, credentials);
     if let Some(identity) = identity {
@@ -112,15 +114,30 @@ async fn introduce(
 }
 
 fn no_connection(url: &str, error: &tungstenite::Error) -> Error {
+    if let Some(failure) = frames::ssh_failure(error) {
+        return Error::Ssh(Box::new(failure.clone()));
+    }
+    if let Some(reason) = no_gateway(error) {
+        return Error::NoGateway { url: url.into(), reason };
+    }
     use std::io::ErrorKind::{ConnectionRefused, NotFound};
     let absent = matches!(error, tungstenite::Error::Io(error)
         if matches!(error.kind(), ConnectionRefused | NotFound));
     let reason = match error {
         tungstenite::Error::Io(error) => error.to_string(),
-        tungstenite::Error::Http(response) => format!("HTTP status {}", response.status()),
         error => error.to_string(),
     };
     Error::Connect { url: url.into(), reason, absent }
+}
+
+/// Returns what something that is no gateway said.
+fn no_gateway(error: &tungstenite::Error) -> Option<String> {
+    match error {
+        tungstenite::Error::Http(response) => Some(format!("HTTP status {}", response.status())),
+        tungstenite::Error::HttpFormat(_) => Some("its answer is no HTTP".into()),
+        tungstenite::Error::Protocol(error) => Some(error.to_string()),
+        _ => None,
+    }
 }
 
 /// Returns the nonce, or `None` from a gateway that sends no challenge.

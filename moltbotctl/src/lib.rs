@@ -19,6 +19,7 @@ pub mod paths;
 pub mod resolver;
 pub mod running;
 pub mod service;
+pub mod ssh;
 pub mod target;
 pub mod transport;
 
@@ -34,8 +35,8 @@ use crate::{
     output::Output,
 };
 
-/// Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong
-/// usage.
+/// Runs one command line and returns the exit code: 0 done, 2 wrong usage, else
+/// what [`Error::exit_code`] says.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -51,7 +52,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             report(output, &error);
-            ExitCode::FAILURE
+            ExitCode::from(exit_code(&error))
         }
     }
 }
@@ -63,6 +64,10 @@ fn execute(cli: Cli, environment: Environment) -> anyhow::Result<ExitCode> {
     // A thread may still wait for a line of standard input; it ends with us.
     runtime.shutdown_timeout(Duration::ZERO);
     result
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(|cause| cause.downcast_ref().map(Error::exit_code)).unwrap_or(1)
 }
 
 fn report(output: Output, error: &anyhow::Error) {

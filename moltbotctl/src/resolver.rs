@@ -6,12 +6,13 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 use crate::{
-    address::{Address, WebAddress},
+    address::{Address, SshAddress, WebAddress},
     config::LocalConfig,
     environment::Environment,
     files,
     paths::{self, Paths},
     running::Running,
+    ssh::{Destination, Login},
     target::{Candidate, Credentials, DEFAULT_PORT, Flags, Secret, Source, Target},
 };
 
@@ -39,6 +40,7 @@ impl Surroundings<'_> {
         let (name, url) = environment.unwrap_or(("MOLTBOT_GATEWAY_URL".into(), ""));
         let url = Some(url).filter(|url| !url.is_empty());
         let found = [
+            (Source::Ssh, self.ssh()),
             (Source::Flag, self.explicit(Source::Flag, self.flags.url.as_deref(), "--url")),
             (Source::Environment, self.explicit(Source::Environment, url, &name)),
             (Source::ConfigRemote, self.remote()),
@@ -67,7 +69,11 @@ impl Surroundings<'_> {
         let Some(url) = url else {
             return Ok(unavailable(source, format!("{name} is not given")));
         };
-        let address: Address = url.parse().with_context(|| format!("cannot use {name}"))?;
+        let mut address: Address = url.parse().with_context(|| format!("cannot use {name}"))?;
+        if let (Address::Ssh(ssh), Some(identity)) = (&mut address, self.flags.ssh_identity.clone())
+        {
+            ssh.login.identity = Some(identity);
+        }
         let (credentials, withheld) = self.credentials_for(&address)?;
         let tls_fingerprint = self.pin_for(&address)?;
         Ok(Candidate {
@@ -79,16 +85,42 @@ impl Surroundings<'_> {
         })
     }
 
+    /// An ssh server named in the configuration is reached as it says there.
+    fn ssh(&self) -> anyhow::Result<Candidate> {
+        let Some(destination) = &self.flags.ssh else {
+            return Ok(unavailable(Source::Ssh, "--ssh is not given"));
+        };
+        let configured = match self.remote_address() {
+            Ok(Some(Address::Ssh(ssh))) if ssh.login.destination == *destination => Some(ssh),
+            _ => None,
+        };
+        let address = Address::Ssh(match configured {
+            Some(ssh) => ssh,
+            None => self.behind(destination.clone(), None)?,
+        });
+        let (credentials, withheld) = self.credentials_for(&address)?;
+        let tls_fingerprint = self.pin_for(&address)?;
+        Ok(Candidate {
+            source: Source::Ssh,
+            target: Some(Target { address, credentials, tls_fingerprint }),
+            available: true,
+            reason: "--ssh is given".into(),
+            withheld,
+        })
+    }
+
     fn remote(&self) -> anyhow::Result<Candidate> {
         let active = self.is_remote();
         let Some(address) = self.remote_address()? else {
             if active {
                 bail!(
-                    "gateway.mode is remote, but gateway.remote.url is not set in {}",
+                    "gateway.mode is remote, but neither gateway.remote.url nor \
+                     gateway.remote.sshTarget is set in {}; set it: moltbotctl remote set --ssh \
+                     user@host",
                     self.config.path.display()
                 );
             }
-            return Ok(unavailable(Source::ConfigRemote, "gateway.remote.url is not set"));
+            return Ok(unavailable(Source::ConfigRemote, "gateway.remote is not set"));
         };
         let credentials = self.flagged_alone().map_or_else(|| self.remote_credentials(), Ok)?;
         let tls_fingerprint = self.pin_for(&address)?;
@@ -105,6 +137,7 @@ impl Surroundings<'_> {
     fn control_socket(&self) -> Candidate {
         let path = self.paths.control_socket();
         let reason = match fs::metadata(&path) {
+            _ if self.flags.port.is_some() => "--port names a port",
             Ok(metadata) if metadata.file_type().is_socket() => "the control socket is there",
             Ok(_) => "the file is not a socket",
             Err(_) => "there is no control socket",
@@ -140,25 +173,62 @@ impl Surroundings<'_> {
     }
 
     fn port(&self) -> anyhow::Result<(u16, String)> {
-        if let Some((name, text)) = self.environment.named("GATEWAY_PORT") {
-            let port = text.parse().with_context(|| format!("{name}={text:?} is not a port"))?;
-            return Ok((port, format!("set by {name}")));
+        if let Some(named) = self.named_port()? {
+            return Ok(named);
         }
         if let Some(running) = Running::find(self.paths)
             && let Some(port) = running.port()
         {
             return Ok((port, format!("that of the running gateway, pid {}", running.pid)));
         }
-        match self.config.at("gateway.port") {
-            Some(value) => {
-                let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
-                let port = port.with_context(|| {
-                    format!("{}: gateway.port is not a port", self.config.path.display())
-                })?;
-                Ok((port, "set by gateway.port".into()))
-            }
-            None => Ok((DEFAULT_PORT, "the default".into())),
+        Ok(match self.configured_port()? {
+            Some(port) => (port, "set by gateway.port".into()),
+            None => (DEFAULT_PORT, "the default".into()),
+        })
+    }
+
+    /// What was said for this command goes for the far host as well as for this
+    /// one.
+    fn named_port(&self) -> anyhow::Result<Option<(u16, String)>> {
+        if let Some(port) = self.flags.port {
+            return Ok(Some((port, "set by --port".into())));
         }
+        let Some((name, text)) = self.environment.named("GATEWAY_PORT") else { return Ok(None) };
+        let port = text.parse().with_context(|| format!("{name}={text:?} is not a port"))?;
+        Ok(Some((port, format!("set by {name}"))))
+    }
+
+    fn configured_port(&self) -> anyhow::Result<Option<u16>> {
+        let Some(value) = self.config.at("gateway.port") else { return Ok(None) };
+        let port = value.as_u64().and_then(|port| u16::try_from(port).ok());
+        let wrong = || format!("{}: gateway.port is not a port", self.config.path.display());
+        port.with_context(wrong).map(Some)
+    }
+
+    /// Returns the address of a gateway behind an ssh server. The port of a URL
+    /// counts unless it is that of HTTP: there a proxy listens and speaks the TLS,
+    /// not the gateway.
+    fn behind(
+        &self,
+        destination: Destination,
+        url: Option<&WebAddress>,
+    ) -> anyhow::Result<SshAddress> {
+        let url = url.filter(|web| !matches!(web.port, 80 | 443));
+        let port = match (self.named_port()?, url) {
+            (Some((port, _)), _) => port,
+            (None, Some(web)) => web.port,
+            (None, None) => self.configured_port()?.unwrap_or(DEFAULT_PORT),
+        };
+        let identity = match &self.flags.ssh_identity {
+            Some(file) => Some(file.clone()),
+            None => self.config.text("gateway.remote.sshIdentity")?.map(|path| self.expand(&path)),
+        };
+        let gateway = WebAddress::loopback(port, url.is_some_and(|web| web.tls));
+        Ok(SshAddress { login: Login { destination, identity }, gateway })
+    }
+
+    fn expand(&self, path: &str) -> std::path::PathBuf {
+        paths::expand(path, self.environment.var("HOME").map(Path::new))
     }
 
     /// Credentials for an address that was typed: those typed with it, else those
@@ -199,7 +269,7 @@ impl Surroundings<'_> {
 
     /// Secrets typed together with an address belong to that address.
     fn flagged_alone(&self) -> Option<Credentials> {
-        self.flagged().filter(|_| self.flags.url.is_none())
+        self.flagged().filter(|_| self.flags.url.is_none() && self.flags.ssh.is_none())
     }
 
     fn environment_credentials(&self) -> Credentials {
@@ -219,9 +289,49 @@ impl Surroundings<'_> {
         remote.is_some_and(|remote| remote.key() == address.key())
     }
 
+    /// Without a word about the transport a URL is gone to directly, as the
+    /// reference does, and an ssh target alone by ssh.
     fn remote_address(&self) -> anyhow::Result<Option<Address>> {
         let url = self.config.text("gateway.remote.url")?;
-        url.map(|url| url.parse().context("cannot use gateway.remote.url")).transpose()
+        let url: Option<Address> =
+            url.map(|url| url.parse().context("cannot use gateway.remote.url")).transpose()?;
+        let target = self.config.text("gateway.remote.sshTarget")?;
+        match self.config.text("gateway.remote.transport")?.as_deref() {
+            Some("direct") => return Ok(url),
+            Some("ssh") => {}
+            None if url.is_some() || target.is_none() => return Ok(url),
+            None => {}
+            Some(other) => bail!("gateway.remote.transport is {other:?}; it is ssh or direct"),
+        }
+        let web = url.as_ref().and_then(Address::web);
+        let destination = match (target, web) {
+            (Some(target), _) => target,
+            (None, Some(web)) if !web.is_loopback() => web.host.clone(),
+            _ => bail!(
+                "gateway.remote.transport is ssh, but gateway.remote.sshTarget is not set; set it: \
+                 moltbotctl remote set --ssh user@host"
+            ),
+        };
+        let destination = destination.parse().context("cannot use gateway.remote.sshTarget")?;
+        self.behind(destination, web).map(|ssh| Some(Address::Ssh(ssh)))
+    }
+
+    /// Returns the ssh server of the remote gateway, whatever the transport: to
+    /// be tried, not to be used.
+    ///
+    /// # Errors
+    /// When it is named but cannot be used.
+    pub fn remote_by_ssh(&self) -> anyhow::Result<Option<Target>> {
+        let url = self.config.text("gateway.remote.url")?;
+        let url = url.and_then(|url| url.parse::<Address>().ok());
+        let web = url.as_ref().and_then(Address::web);
+        let named = self.config.text("gateway.remote.sshTarget")?;
+        let host = || web.filter(|web| !web.is_loopback()).map(|web| web.host.clone());
+        let Some(destination) = named.or_else(host) else { return Ok(None) };
+        let destination = destination.parse().context("cannot use gateway.remote.sshTarget")?;
+        let address = Address::Ssh(self.behind(destination, web)?);
+        let credentials = self.remote_credentials()?;
+        Ok(Some(Target { tls_fingerprint: self.pin_for(&address)?, address, credentials }))
     }
 
     fn remote_credentials(&self) -> anyhow::Result<Credentials> {
@@ -260,10 +370,15 @@ impl Surroundings<'_> {
         }
         let key = format!("{section}.tokenFile");
         let Some(path) = self.config.text(&key)? else { return Ok(None) };
-        let home = self.environment.var("HOME").map(Path::new);
-        let text = fs::read_to_string(paths::expand(&path, home));
-        // Only the daemon's user may be able to read it; the control socket needs no token.
-        Ok(text.ok().map(|text| Secret::new(text.trim(), key)))
+        let path = self.expand(&path);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(Secret::new(text.trim(), key))),
+            Err(error) if section == "gateway.remote" => {
+                bail!("cannot read {}, which {key} names: {error}", path.display())
+            }
+            // Only the daemon's user may be able to read it; the control socket needs no token.
+            Err(_) => Ok(None),
+        }
     }
 
     fn configured(&self, key: &str) -> anyhow::Result<Option<Secret>> {
@@ -276,7 +391,7 @@ impl Surroundings<'_> {
             return Ok(None);
         }
         let Some(pin) = self.config.text("gateway.remote.tlsFingerprint")? else { return Ok(None) };
-        let Address::Web(WebAddress { tls: true, .. }) = address else {
+        let Some(WebAddress { tls: true, .. }) = address.web() else {
             bail!("gateway.remote.tlsFingerprint needs a wss:// URL");
         };
         Ok(Some(normal_fingerprint(&pin)))
@@ -440,10 +555,10 @@ mod tests {
     }
 
     #[test]
-    fn remote_mode_without_a_url_is_an_error_that_names_the_key() {
+    fn remote_mode_without_an_address_is_an_error_that_names_the_keys() {
         let setup = Setup::new("{ gateway: { mode: 'remote' } }");
         let error = setup.candidates().unwrap_err().to_string();
-        assert!(error.contains("gateway.remote.url is not set"), "{error}");
+        assert!(error.contains("neither gateway.remote.url nor"), "{error}");
         assert_eq!(setup.url("ws://127.0.0.1:1").winner().source, Source::Flag);
     }
 
@@ -453,10 +568,85 @@ mod tests {
         assert!(setup.candidates().unwrap_err().to_string().contains("gateway.port"));
         let _listener = UnixListener::bind(setup.paths().control_socket()).unwrap();
         let candidates = setup.candidates().unwrap();
-        assert!(candidates[2].reason.contains("NOT_SET is not set"));
-        assert!(candidates[4].reason.contains("gateway.port is not a port"));
+        assert!(candidates[3].reason.contains("NOT_SET is not set"));
+        assert!(candidates[5].reason.contains("gateway.port is not a port"));
         assert_eq!(setup.winner().source, Source::ControlSocket);
         assert_eq!(setup.url("ws://127.0.0.1:1").winner().source, Source::Flag);
+    }
+
+    fn by_ssh(config: &str, ssh: &str) -> Candidate {
+        let mut setup = Setup::new(config);
+        setup.flags.ssh = Some(ssh.parse().unwrap());
+        setup.winner()
+    }
+
+    #[test]
+    fn an_ssh_target_gets_the_secrets_of_the_remote_gateway_only_when_it_is_that() {
+        let config = "{ gateway: { port: 7, auth: { token: 'local' },
+            remote: { sshTarget: 'me@far', sshIdentity: '/k', token: 'far' } } }";
+        let winner = by_ssh(config, "me@far");
+        assert_eq!(token(&winner).as_deref(), Some("far"));
+        assert_eq!(winner.target.unwrap().address.key(), "ssh://me@far/7");
+        for other in ["far", "me@far:2222", "you@far", "evil"] {
+            let winner = by_ssh(config, other);
+            assert_eq!(token(&winner), None, "{other}");
+            assert!(winner.withheld.is_some(), "{other}");
+        }
+    }
+
+    #[test]
+    fn remote_by_ssh_needs_no_url_and_takes_the_port_of_one() {
+        for (remote, key) in [
+            ("sshTarget: 'far'", "ssh://far/9"),
+            ("sshTarget: 'far', url: 'ws://127.0.0.1:1'", "ws://127.0.0.1:1"),
+            ("sshTarget: 'far', url: 'ws://127.0.0.1:1', transport: 'ssh'", "ssh://far/1"),
+            ("url: 'wss://gw.example', transport: 'ssh'", "ssh://gw.example/9"),
+            ("url: 'wss://gw.example:8', transport: 'ssh'", "ssh+wss://gw.example/8"),
+            ("sshTarget: 'far', url: 'ws://127.0.0.1:1', transport: 'direct'", "ws://127.0.0.1:1"),
+        ] {
+            let config =
+                format!("{{ gateway: {{ mode: 'remote', port: 9, remote: {{ {remote} }} }} }}");
+            let winner = Setup::new(&config).winner();
+            assert_eq!(winner.source, Source::ConfigRemote, "{remote}");
+            assert_eq!(winner.target.unwrap().address.key(), key, "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_remote_gateway_that_is_half_described_is_an_error_and_never_the_local_one() {
+        for remote in [
+            "transport: 'ssh'",
+            "transport: 'ssh', url: 'ws://127.0.0.1:1'",
+            "transport: 'direct', sshTarget: 'far'",
+            "transport: 'pigeon', sshTarget: 'far'",
+            "sshTarget: '-oProxyCommand=id'",
+            "sshTarget: 'far', tokenFile: '/no/such/file'",
+        ] {
+            let config = format!("{{ gateway: {{ mode: 'remote', remote: {{ {remote} }} }} }}");
+            let setup = Setup::new(&config);
+            let _listener = UnixListener::bind(setup.paths().control_socket()).unwrap();
+            assert!(setup.candidates().is_err(), "{remote}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_was_named_counts_here_and_on_the_far_host() {
+        let mut setup = Setup::new("{ gateway: { port: 9 } }");
+        setup.environment = Environment::from([("CLAWDBOT_GATEWAY_PORT", "10")]);
+        setup.flags.ssh = Some("far".parse().unwrap());
+        assert_eq!(setup.winner().target.unwrap().address.key(), "ssh://far/10");
+        setup.flags.port = Some(11);
+        assert_eq!(setup.winner().target.unwrap().address.key(), "ssh://far/11");
+        setup.flags.ssh = None;
+        let _listener = UnixListener::bind(setup.paths().control_socket()).unwrap();
+        assert_eq!(setup.winner().target.unwrap().address.key(), "ws://127.0.0.1:11");
+    }
+
+    #[test]
+    fn the_token_for_the_remote_gateway_opens_nothing_here() {
+        let setup = Setup::new("{ gateway: { remote: { url: 'ws://h:1', token: 'far' } } }");
+        let winner = setup.winner();
+        assert_eq!((winner.source, token(&winner)), (Source::Loopback, None));
     }
 
     #[test]

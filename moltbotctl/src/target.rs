@@ -6,7 +6,7 @@ use std::{fmt, fs, path::PathBuf};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::{address::Address, identity::fingerprint};
+use crate::{address::Address, identity::fingerprint, ssh::Destination};
 
 /// The port a gateway listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 18789;
@@ -20,16 +20,24 @@ pub struct Flags {
     pub token: Option<Secret>,
     /// `--password`.
     pub password: Option<Secret>,
+    /// `--ssh`.
+    pub ssh: Option<Destination>,
+    /// `--ssh-identity`.
+    pub ssh_identity: Option<PathBuf>,
+    /// `--port`.
+    pub port: Option<u16>,
 }
 
 /// Where a candidate comes from, in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
+    /// `--ssh`.
+    Ssh,
     /// `--url`.
     Flag,
     /// `MOLTBOT_GATEWAY_URL`.
     Environment,
-    /// `gateway.remote.url`.
+    /// `gateway.remote`.
     ConfigRemote,
     /// The profile's control socket.
     ControlSocket,
@@ -42,6 +50,7 @@ impl Source {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Ssh => "sshTunnel",
             Self::Flag => "explicit",
             Self::Environment => "environment",
             Self::ConfigRemote => "configRemote",
@@ -119,6 +128,15 @@ pub struct Target {
     pub tls_fingerprint: Option<String>,
 }
 
+impl Target {
+    fn ssh_identity(&self) -> Option<&PathBuf> {
+        match &self.address {
+            Address::Ssh(ssh) => ssh.login.identity.as_ref(),
+            _ => None,
+        }
+    }
+}
+
 /// One place a gateway might be.
 #[derive(Clone, Debug)]
 pub struct Candidate {
@@ -148,6 +166,7 @@ impl Candidate {
             "token": Secret::report(target.and_then(|target| target.credentials.token.as_ref())),
             "password":
                 Secret::report(target.and_then(|target| target.credentials.password.as_ref())),
+            "sshIdentity": target.and_then(Target::ssh_identity),
             "tlsFingerprint": target.and_then(|target| target.tls_fingerprint.as_deref()),
             "withheld": self.withheld,
         })

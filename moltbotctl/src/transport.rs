@@ -1,7 +1,7 @@
-//! Opens the socket to a gateway: TCP, TLS or a Unix socket, then the WebSocket
-//! upgrade.
+//! Opens the socket to a gateway: TCP, TLS, a Unix socket or ssh, then the
+//! WebSocket upgrade.
 
-use std::{io, net::Ipv4Addr, net::Ipv6Addr, sync::Arc};
+use std::{io, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -22,6 +22,7 @@ use tokio_tungstenite::{
 use crate::{
     address::{Address, WebAddress},
     identity::hex,
+    ssh,
     target::Target,
 };
 
@@ -35,20 +36,24 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 /// An open WebSocket.
 pub type Socket = WebSocketStream<MaybeTlsStream<Box<dyn Stream>>>;
 
-/// Connects and upgrades.
+/// Connects and upgrades. Who calls waits no longer than `patience`.
 ///
 /// # Errors
 /// When nobody listens, TLS fails, or the other side speaks no WebSocket.
-pub async fn open(target: &Target) -> Result<Socket, tungstenite::Error> {
+pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungstenite::Error> {
     let (stream, url): (Box<dyn Stream>, _) = match &target.address {
         Address::Unix(path) => {
             (Box::new(UnixStream::connect(path).await?), "ws://localhost/".to_owned())
         }
         Address::Web(web) => (Box::new(connect(web).await?), format!("{}{}", web.key(), web.path)),
+        Address::Ssh(through) => (
+            Box::new(ssh::Stream::open(&through.login, through.gateway.port, patience)?),
+            format!("{}/", through.gateway.key()),
+        ),
     };
-    let connector = match (&target.address, &target.tls_fingerprint) {
-        (Address::Web(WebAddress { tls: true, .. }), Some(pin)) => Some(pinned(pin)?),
-        (Address::Web(WebAddress { tls: true, .. }), None) => {
+    let connector = match (target.address.web(), &target.tls_fingerprint) {
+        (Some(WebAddress { tls: true, .. }), Some(pin)) => Some(pinned(pin)?),
+        (Some(WebAddress { tls: true, .. }), None) => {
             // An earlier call may have installed it: both are the same.
             let _ = ring::default_provider().install_default();
             None

@@ -263,5 +263,9 @@ async fn what_is_no_websocket_is_an_error() {
         std::future::pending::<()>().await;
     });
     let error = Client::connect(&target(&url), &Options::operator()).await.unwrap_err();
-    assert!(error.to_string().starts_with("cannot connect to ws://127.0.0.1:"), "{error}");
+    assert!(
+        error.to_string().ends_with("answers, but is no gateway: HTTP status 404 Not Found"),
+        "{error}"
+    );
+    assert_eq!(error.exit_code(), 4);
 }

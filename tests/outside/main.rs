@@ -8,5 +8,6 @@ mod import;
 mod kill9;
 mod reference_clients;
 mod reference_gateway;
+mod ssh;
 mod telegram;
 mod whole_way;

@@ -60,7 +60,7 @@ fn chat_ids_and_messages_may_begin_with_a_hyphen() {
         &["agent", "-m", "-v", "--to", "-1001234"],
     ] {
         let output = moltbotctl(home.path(), &[arguments, &["--url", &url]].concat());
-        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+        assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
     }
 }
 
@@ -115,7 +115,7 @@ fn an_absent_gateway_is_a_failure_that_names_the_command_that_helps() {
     let home = home();
     let url = dead_url();
     let output = moltbotctl(home.path(), &["health", "--url", &url]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let stderr = text(&output.stderr);
     assert!(stderr.contains(&format!("error: cannot connect to {url}")), "{stderr}");
     assert!(stderr.contains("help: ") && stderr.contains("moltbotctl where"), "{stderr}");
@@ -126,7 +126,7 @@ fn an_absent_gateway_is_a_failure_that_names_the_command_that_helps() {
 fn an_error_is_json_when_json_is_asked_for() {
     let home = home();
     let output = moltbotctl(home.path(), &["--json", "health", "--url", &dead_url()]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let error: Value = serde_json::from_slice(&output.stderr).unwrap();
     assert_eq!(error["ok"], false);
     assert!(error["error"]["message"].as_str().unwrap().starts_with("cannot connect"));
@@ -156,7 +156,8 @@ fn where_prints_every_candidate_and_no_secret() {
         .iter()
         .map(|candidate| candidate["kind"].as_str().unwrap())
         .collect();
-    let all = ["explicit", "environment", "configRemote", "controlSocket", "localLoopback"];
+    let all =
+        ["sshTunnel", "explicit", "environment", "configRemote", "controlSocket", "localLoopback"];
     assert_eq!(kinds, all);
     assert!(!text(&output.stdout).contains("hunter2"));
 }
@@ -165,7 +166,7 @@ fn where_prints_every_candidate_and_no_secret() {
 fn credentials_are_not_sent_in_the_clear_to_another_host() {
     let home = home();
     let output = moltbotctl(home.path(), &["health", "--url", "ws://192.0.2.1:9"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(10));
     assert!(text(&output.stderr).contains("refusing to send credentials"));
     assert!(text(&output.stderr).contains("--insecure"));
 }

@@ -39,6 +39,13 @@ impl Ctl {
         Self { home: home.to_owned(), variables }
     }
 
+    /// Sets a variable.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Returns a command that has not been started, for long-running ones.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {

@@ -180,6 +180,20 @@ impl Daemon {
         (self.port, self.child) = launch(self.home.path(), &self.options).await;
     }
 
+    /// Starts again with the same state on the same port, as a service does.
+    pub async fn start_again_in_place(&mut self) {
+        let program = programs::moltbotd();
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            self.child = spawn(&program, self.home.path(), &self.options, self.port);
+            match ready(&mut self.child, self.port, deadline).await {
+                Ok(()) => return,
+                Err(Some(69)) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(code) => panic!("exit code {code:?}:\n{}", self.log()),
+            }
+        }
+    }
+
     /// Tries to start again where that must fail; returns the exit code and
     /// what was written to standard error.
     pub async fn fail_to_start(&mut self) -> (Option<i32>, String) {

@@ -15,6 +15,7 @@ pub mod node_host;
 pub mod npm;
 pub mod ports;
 pub mod programs;
+pub mod sshd;
 pub mod steered_model;
 pub mod telegram;
 pub mod telegram_front;
@@ -27,6 +28,7 @@ pub use self::{
     daemon::{Daemon, Options},
     device::{Device, Version},
     node_host::NodeHost,
+    sshd::Sshd,
     steered_model::SteeredModel,
     telegram::Telegram,
 };

@@ -32,7 +32,14 @@ pub fn report(cx: &Context) -> anyhow::Result<Value> {
     let reports: Vec<Value> = candidates
         .iter()
         .enumerate()
-        .map(|(at, candidate)| described(cx, candidate, Some(at) == winner))
+        .map(|(at, candidate)| {
+            let mut report = described(cx, candidate, Some(at) == winner);
+            // What applies and is not chosen lost to what comes before it.
+            let lost = candidate.available && Some(at) != winner;
+            let to = winner.filter(|_| lost).map(|at| candidates[at].source.name());
+            report["lostTo"] = to.into();
+            report
+        })
         .collect();
     Ok(json!({
         "profile": cx.paths.profile_name(),
@@ -76,7 +83,7 @@ pub fn show(out: Output, report: &Value) {
             cell(candidate, "/kind"),
             cell(candidate, "/url"),
             credentials(candidate),
-            cell(candidate, "/reason"),
+            why(candidate),
         ]
     });
     out.table(&["", "Candidate", "URL", "Credentials", "Why"], rows.collect(), "Nothing.");
@@ -84,6 +91,14 @@ pub fn show(out: Output, report: &Value) {
         out.line(format!("Note: {withheld}."));
     }
     out.line(out.quiet("Credentials are shown as the first 8 hex digits of their SHA-256."));
+}
+
+fn why(candidate: &Value) -> String {
+    let reason = cell(candidate, "/reason");
+    match candidate["lostTo"].as_str() {
+        Some(winner) => format!("{reason}, but {winner} comes first"),
+        None => reason,
+    }
 }
 
 fn credentials(candidate: &Value) -> String {

@@ -29,7 +29,7 @@ use crate::{
     error::Error,
     files,
     identity::Keyring,
-    target::Target,
+    target::{DEFAULT_PORT, Target},
 };
 use approvals::{Approvals, Fallback};
 use host::Host;
@@ -55,9 +55,6 @@ pub struct NodeArgs {
     /// Host of the gateway, in place of --url
     #[arg(long, value_name = "HOST", conflicts_with = "url")]
     pub host: Option<String>,
-    /// Port of the gateway
-    #[arg(long, value_name = "PORT", requires = "host", default_value_t = crate::target::DEFAULT_PORT)]
-    pub port: u16,
     /// Use TLS
     #[arg(long, requires = "host")]
     pub tls: bool,
@@ -79,8 +76,8 @@ pub struct NodeArgs {
 pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
     let mut cx = cx.clone();
     if let Some(host) = &args.host {
-        let web =
-            WebAddress { tls: args.tls, host: host.clone(), port: args.port, path: "/".into() };
+        let port = cx.flags.port.take().unwrap_or(DEFAULT_PORT);
+        let web = WebAddress { tls: args.tls, host: host.clone(), port, path: "/".into() };
         cx.flags.url = Some(web.key());
     }
     let folder = cx.paths.node_dir();
@@ -176,16 +173,9 @@ async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> any
 /// changed.
 async fn connect(cx: &mut Context, options: &Options) -> anyhow::Result<(Client, Target)> {
     cx.config = LocalConfig::read(&cx.paths.config_file, &cx.environment);
-    let mut last = None;
-    for candidate in cx.candidates()?.into_iter().filter(|candidate| candidate.available) {
-        let Some(target) = candidate.target else { continue };
-        match Client::connect(&target, options).await {
-            Ok(client) => return Ok((client, target)),
-            Err(error @ Error::Connect { absent: true, .. }) => last = last.or(Some(error)),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(last.map_or_else(|| anyhow::anyhow!("no gateway is configured"), Into::into))
+    let connected = cx.connect_as(|_| options.clone()).await?;
+    let target = connected.candidate.target.context("what was connected to has an address")?;
+    Ok((connected.client, target))
 }
 
 /// Half to all of the delay, so that nodes do not come back all at once.
