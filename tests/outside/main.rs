@@ -9,5 +9,7 @@ mod kill9;
 mod reference_clients;
 mod reference_gateway;
 mod ssh;
+#[cfg(target_os = "linux")]
+mod systemd;
 mod telegram;
 mod whole_way;

@@ -13,6 +13,9 @@ use std::{
 /// Names a folder that already holds the executables; nothing is built then.
 pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_BIN_DIR";
 
+/// Names the folder of the packages.
+pub const PACKAGES_VARIABLE: &str = "MOLTBOT_TESTS_PACKAGES";
+
 /// Returns the path of `moltbotd`.
 #[must_use]
 pub fn moltbotd() -> PathBuf {
@@ -23,6 +26,21 @@ pub fn moltbotd() -> PathBuf {
 #[must_use]
 pub fn moltbotctl() -> PathBuf {
     folder().join("moltbotctl")
+}
+
+/// Returns the folder of the Debian packages that `tests/run` built.
+///
+/// # Panics
+///
+/// When they are not there.
+#[must_use]
+pub fn packages() -> PathBuf {
+    let folder = std::env::var_os(PACKAGES_VARIABLE).map_or_else(
+        || folder().parent().expect("a profile's folder has a parent").join("packages"),
+        PathBuf::from,
+    );
+    assert!(folder.is_dir(), "no packages in {}: run tests/run", folder.display());
+    folder
 }
 
 /// Returns the top folder of the sources.

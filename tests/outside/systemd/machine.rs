@@ -1,0 +1,173 @@
+//! A machine with systemd as process 1, and the packages.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Output, Stdio, id},
+};
+
+use moltbot_tests::{
+    daemon::TOKEN,
+    ports,
+    programs::{packages, source_root},
+};
+
+/// Which systemd.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Suite {
+    /// Debian 12, systemd 252.
+    Bookworm,
+    /// Debian 13, systemd 257.
+    Trixie,
+}
+
+impl Suite {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
+/// A booted machine, destroyed when dropped. It shares this host's network, so
+/// that the tests can be its gateways' clients.
+#[derive(Debug)]
+pub(super) struct Machine {
+    suite: Suite,
+    name: String,
+    /// Where the gateway of the default profile listens.
+    pub(super) port: u16,
+}
+
+impl Machine {
+    /// Boots a fresh machine.
+    pub(super) fn boot(suite: Suite, story: &str) -> Self {
+        let name = format!("{story}-{}-{}", suite.name(), id());
+        let machine = Self { suite, name, port: ports::free() };
+        machine.host(&["prepare"]);
+        machine.host(&["boot"]);
+        machine
+    }
+
+    /// Boots a machine with the first version of the packages. Its token is a
+    /// credential, its port is in the configuration.
+    pub(super) fn with_package(suite: Suite, story: &str) -> Self {
+        let machine = Self::boot(suite, story);
+        machine.sh("dpkg -i /packages/*-1_*.deb");
+        machine.credential("moltbotd.gateway-token");
+        machine.configure("/etc/moltbot", machine.port);
+        machine
+    }
+
+    /// Turns the machine off and on again.
+    pub(super) fn reboot(&self) {
+        self.host(&["poweroff"]);
+        self.host(&["boot"]);
+    }
+
+    /// Gives root's secret [`TOKEN`] to services that load it by this name.
+    pub(super) fn credential(&self, name: &str) {
+        self.sh(&format!(
+            "mkdir -p /etc/credstore; umask 077; echo {TOKEN} > /etc/credstore/{name}"
+        ));
+    }
+
+    /// Writes a configuration that names a port.
+    pub(super) fn configure(&self, folder: &str, port: u16) {
+        let config = format!("{{ gateway: {{ port: {port} }} }}");
+        self.sh(&format!("mkdir -p {folder}; echo '{config}' > {folder}/moltbot.json"));
+    }
+
+    /// Runs a script that must succeed; returns what it wrote, trimmed.
+    pub(super) fn sh(&self, script: &str) -> String {
+        let output = self.run(&[], script);
+        let (out, err) = texts(&output);
+        assert!(output.status.success(), "{script}\nsays {}\n{out}\n{err}", output.status);
+        out
+    }
+
+    /// Runs a script as a user, as a login of theirs would.
+    pub(super) fn sh_as(&self, user: &str, script: &str) -> String {
+        let output = self.run(&["-u", user], script);
+        let (out, err) = texts(&output);
+        assert!(output.status.success(), "{script}\nsays {}\n{out}\n{err}", output.status);
+        out
+    }
+
+    /// Runs a script that must fail; returns what it wrote.
+    pub(super) fn fails(&self, script: &str) -> String {
+        let output = self.run(&[], script);
+        let (out, err) = texts(&output);
+        assert!(!output.status.success(), "{script}\nsucceeds\n{out}\n{err}");
+        format!("{out}\n{err}")
+    }
+
+    /// Runs a script whose end does not matter.
+    pub(super) fn run_either(&self, script: &str) {
+        let _ = self.run(&[], script);
+    }
+
+    /// Returns a property of a unit.
+    pub(super) fn property(&self, unit: &str, name: &str) -> String {
+        self.sh(&format!("systemctl show --value -p {name} {unit}"))
+    }
+
+    /// Returns the process id that a unit's main process has outside.
+    pub(super) fn outer_pid(&self, unit: &str) -> i32 {
+        let inner = self.property(unit, "MainPID");
+        let group = format!("sdhost-{}/", self.name);
+        let is_it = |pid: &str| {
+            let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+            let (Ok(status), Ok(groups)) = (read("status"), read("cgroup")) else { return false };
+            let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+            groups.contains(&group)
+                && ids.and_then(|ids| ids.split_whitespace().last()) == Some(&inner)
+        };
+        let found = std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().into_string().ok())
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+            .find(|pid| is_it(pid));
+        found.unwrap_or_else(|| panic!("{unit}: no process {inner} inside")).parse().unwrap()
+    }
+
+    fn run(&self, options: &[&str], script: &str) -> Output {
+        let mut command = self.script();
+        command.arg("exec").args(options);
+        // Bounds a hang, measures nothing.
+        command.args(["--", "timeout", "600", "bash", "-euo", "pipefail", "-c", script]);
+        command.stdin(Stdio::null()).output().expect("bash is there")
+    }
+
+    fn host(&self, arguments: &[&str]) {
+        let output = self.script().args(arguments).stdin(Stdio::null()).output().unwrap();
+        let (out, err) = texts(&output);
+        assert!(output.status.success(), "systemd-host.sh {arguments:?}\n{out}\n{err}");
+    }
+
+    fn script(&self) -> Command {
+        let script: PathBuf = source_root().join("tests/systemd-host.sh");
+        let mut command = Command::new(script);
+        command
+            .env("SDHOST_SUITE", self.suite.name())
+            .env("SDHOST_NAME", &self.name)
+            .env("SDHOST_NET", "host")
+            .env("SDHOST_BIND", format!("{}:/packages:ro", packages().display()));
+        command
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let output = self.run(&[], "journalctl -b --no-pager | tail -n 25");
+            eprintln!("{}\n{}", self.name, texts(&output).0);
+        }
+        let _ = self.script().arg("destroy").output();
+    }
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    (text(&output.stdout), text(&output.stderr))
+}

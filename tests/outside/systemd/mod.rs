@@ -1,0 +1,39 @@
+//! The packages on real machines: systemd as process 1, of Debian 12 (252) and
+//! Debian 13 (257). `tests/systemd-host.sh` boots them in namespaces.
+
+mod crowd;
+mod machine;
+mod package;
+mod profiles;
+mod restarts;
+mod units;
+mod user;
+mod watchdog;
+
+use self::machine::Suite;
+
+/// Runs a story on every version.
+macro_rules! on_both {
+    ($($name:ident => $story:path;)*) => {
+        $(mod $name {
+            #[test]
+            fn on_debian_12() {
+                $story(super::Suite::Bookworm);
+            }
+
+            #[test]
+            fn on_debian_13() {
+                $story(super::Suite::Trixie);
+            }
+        })*
+    };
+}
+
+on_both! {
+    every_unit_is_understood_and_confined => super::units::story;
+    a_package_is_installed_upgraded_removed_and_purged => super::package::story;
+    a_wedged_gateway_is_killed_and_comes_back => super::watchdog::story;
+    restarts_refuse_nobody => super::restarts::story;
+    sixteen_profiles_do_not_notice_each_other => super::profiles::story;
+    a_user_without_a_session_keeps_the_gateway => super::user::story;
+}

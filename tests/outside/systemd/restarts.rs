@@ -1,0 +1,57 @@
+//! Restarts that nobody is refused by.
+
+use super::{
+    crowd::Crowd,
+    machine::{Machine, Suite},
+};
+
+const CLIENTS: usize = 50;
+/// With the socket unit, and again with nothing but the descriptor store.
+const RESTARTS: usize = 100;
+const KILLS: usize = 5;
+
+pub(super) fn story(suite: Suite) {
+    let machine = Machine::with_package(suite, "restarts");
+    machine.sh(&format!(
+        "mkdir -p /etc/systemd/system/moltbotd.socket.d; \
+         printf '[Socket]\\nListenStream=\\nListenStream=127.0.0.1:{}\\n' \
+             > /etc/systemd/system/moltbotd.socket.d/listen.conf; \
+         systemctl daemon-reload; systemctl start moltbotd.socket",
+        machine.port
+    ));
+    // The first client starts the service.
+    println!("{suite:?}, socket unit: {}", restarted(&machine));
+    machine.sh("systemctl stop moltbotd.socket moltbotd.service; systemctl start moltbotd");
+    println!("{suite:?}, descriptor store: {}", restarted(&machine));
+}
+
+fn restarted(machine: &Machine) -> String {
+    let crowd = Crowd::start(machine.port, CLIENTS);
+    let wrong = machine.sh(&format!(
+        "check() {{
+             pid=$(systemctl show --value -p MainPID moltbotd)
+             grep -q \"\\\"pid\\\":$pid,\" /run/moltbot/moltbotd.pid || echo \"$1: not the main process: $pid\"
+             procs=$(cat /sys/fs/cgroup/system.slice/moltbotd.service/cgroup.procs)
+             [ \"$procs\" = \"$pid\" ] || echo \"$1: others than $pid run: $procs\"
+         }}
+         for i in $(seq {RESTARTS}); do
+             systemctl restart moltbotd || echo \"restart $i failed\"
+             check \"restart $i\"
+         done
+         for i in $(seq {KILLS}); do
+             old=$pid
+             kill -9 $old
+             until [ $(systemctl show --value -p MainPID moltbotd) != $old ] \\
+                 && systemctl is-active --quiet moltbotd; do sleep 0.05; done
+             check \"kill $i\"
+         done
+         journalctl -b -u moltbotd | grep -e status=69 -e 'already listening' || true"
+    ));
+    assert_eq!(wrong, "");
+    let now = crowd.counts().answered;
+    crowd.until(|counts| counts.answered > now);
+    let counts = crowd.finish();
+    assert_eq!(counts.refused, 0, "{counts:?}");
+    assert!(counts.sessions > CLIENTS, "nobody was interrupted: {counts:?}");
+    format!("{RESTARTS} restarts, {KILLS} kills, {counts:?}")
+}
