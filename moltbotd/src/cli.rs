@@ -56,6 +56,8 @@ pub struct Cli {
 pub enum Command {
     /// Work on the state: backups, import, check
     State(StateArgs),
+    /// Read the configuration as a start would, and say what is wrong with it
+    Check,
 }
 
 const AFTER_HELP: &str = "\

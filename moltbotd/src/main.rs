@@ -51,8 +51,14 @@ fn main() -> ExitCode {
     };
     // Also covers files that libraries create.
     umask(Mode::from_bits_truncate(0o077));
-    if let Some(Command::State(arguments)) = &cli.command {
-        return state::run(arguments, &cli.paths()).map_or_else(refused, ExitCode::from);
+    match &cli.command {
+        Some(Command::State(arguments)) => {
+            return state::run(arguments, &cli.paths()).map_or_else(refused, ExitCode::from);
+        }
+        Some(Command::Check) => {
+            return check(&cli).map_or_else(refused, |()| ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let prepared = match prepare(&cli) {
         Ok(prepared) => prepared,
@@ -72,6 +78,25 @@ fn main() -> ExitCode {
 fn refused(failure: Failure) -> ExitCode {
     let _ = writeln!(io::stderr(), "moltbotd: {failure}");
     failure.exit_code().into()
+}
+
+/// Says what is wrong with the configuration; the last good one is no excuse
+/// here.
+fn check(cli: &Cli) -> Result<(), Failure> {
+    let environment = Environment::current();
+    let user = UserFolders::of_this_user();
+    let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let loaded = source(cli, &paths, &environment, false)?.load();
+    for warning in &loaded.warnings {
+        let _ = writeln!(io::stderr(), "moltbotd: {warning}");
+    }
+    if loaded.is_valid() {
+        return Ok(());
+    }
+    let issues: Vec<_> = loaded.issues.iter().map(ToString::to_string).collect();
+    let text = issues.join("\n");
+    Err(if loaded.refused { Failure::Refused(text) } else { Failure::Config(text) })
 }
 
 /// What is needed before anything runs.

@@ -2,6 +2,8 @@
 
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
+// Figures are part of what these tests show.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod foreign;
 mod import;

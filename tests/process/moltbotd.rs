@@ -63,6 +63,22 @@ fn an_invalid_configuration_ends_with_78_and_names_the_place() {
 }
 
 #[test]
+fn a_check_says_what_a_start_would_and_leaves_nothing_behind() {
+    let host = Host::new();
+    let check = |host: &Host| host.command().arg("check").output().unwrap();
+    assert_eq!(check(&host).status.code(), Some(0));
+    assert!(!host.folder.path().join("state").exists());
+    host.configure("{\n  gateway: { bind: 'wifi' },\n}");
+    let output = check(&host);
+    assert_eq!(output.status.code(), Some(78));
+    assert!(text(&output).contains(":2:14: gateway.bind: "), "{}", text(&output));
+    host.configure("{ gatway: {} }");
+    let output = check(&host);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("gateway"), "{}", text(&output));
+}
+
+#[test]
 fn what_would_let_strangers_in_ends_with_77() {
     let host = Host::new();
     let output = host.command().args(["--bind", "lan"]).output().unwrap();

@@ -39,6 +39,8 @@ struct Hub {
     version: StateVersion,
     delivered: u64,
     clients: Vec<Client>,
+    /// How everybody was sent away, once that has happened.
+    finished: Option<Close>,
 }
 
 impl Default for Hub {
@@ -48,6 +50,7 @@ impl Default for Hub {
             version: StateVersion { presence: 1, health: 1 },
             delivered: 0,
             clients: Vec::new(),
+            finished: None,
         }
     }
 }
@@ -97,9 +100,14 @@ pub struct Stats {
 }
 
 impl Bus {
-    /// Sends every later event to `outbox`, until it is closed.
+    /// Sends every later event to `outbox`, until it is closed. Who comes after
+    /// everybody was sent away is sent after them: the handshake was under way.
     pub fn attach(&self, caller: Arc<Caller>, outbox: Arc<Outbox>) {
-        self.hub().clients.push(Client { caller, outbox, sessions: HashSet::new() });
+        let mut hub = self.hub();
+        if let Some(close) = &hub.finished {
+            return outbox.finish(close.clone());
+        }
+        hub.clients.push(Client { caller, outbox, sessions: HashSet::new() });
     }
 
     /// Forgets a client, by connection id.
@@ -169,9 +177,12 @@ impl Bus {
         before - hub.clients.len()
     }
 
-    /// Ends every connection once what is queued for it has been written.
+    /// Ends every connection, also later ones, once what is queued for it has
+    /// been written.
     pub fn finish_all(&self, close: &Close) {
-        for client in self.hub().clients.drain(..) {
+        let mut hub = self.hub();
+        hub.finished = Some(close.clone());
+        for client in hub.clients.drain(..) {
             client.outbox.finish(close.clone());
         }
     }

@@ -102,11 +102,6 @@ impl Machine {
         format!("{out}\n{err}")
     }
 
-    /// Runs a script whose end does not matter.
-    pub(super) fn run_either(&self, script: &str) {
-        let _ = self.run(&[], script);
-    }
-
     /// Returns a property of a unit.
     pub(super) fn property(&self, unit: &str, name: &str) -> String {
         self.sh(&format!("systemctl show --value -p {name} {unit}"))
