@@ -164,6 +164,12 @@ pub enum Command {
     Backup(BackupCommand),
     /// Take over the state of a reference gateway; it is not changed
     Import(ImportArgs),
+    /// Look for what keeps the gateway from working; exits with 1 if there is something
+    Doctor {
+        /// Narrow modes and make folders; nothing is deleted or rewritten
+        #[arg(long)]
+        fix: bool,
+    },
     /// Be a node
     #[command(subcommand)]
     Node(NodeCommand),

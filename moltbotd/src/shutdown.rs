@@ -27,6 +27,9 @@ pub fn signals() -> io::Result<Signals> {
     let terminate = signal(SignalKind::terminate())?;
     let interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
+    // A limit on the size of files is then an error of the write, as a full
+    // disk is, and not the end of the process.
+    drop(signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?);
     tokio::spawn(listen(terminate, interrupt, hangup, stop.clone(), reload_tx));
     Ok(Signals { stop, reload })
 }

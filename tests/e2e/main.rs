@@ -8,6 +8,7 @@ mod backup;
 mod binding;
 mod config;
 mod contract;
+mod doctor;
 mod events;
 mod handshake;
 mod import;

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use nix::unistd::{AccessFlags, access};
+use serde_json::Value;
 
 use crate::{
     context::{Context, helped},
@@ -27,6 +28,22 @@ pub fn state(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<ExitCode>
         command(cx, arguments)?.status().with_context(|| format!("cannot start {PROGRAM}"))?;
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// Runs `moltbotd state …` and returns its exit code, what it printed as JSON
+/// and what it complained about.
+///
+/// # Errors
+/// When the program cannot be found or started.
+pub fn ask(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<(Option<i32>, Value, String)> {
+    let mut command = command(cx, arguments)?;
+    if !cx.output.json {
+        command.arg("--json");
+    }
+    let output = command.output().with_context(|| format!("cannot start {PROGRAM}"))?;
+    let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok((output.status.code(), value, complaint))
 }
 
 /// Returns the program with everything it needs to be told.

@@ -8,6 +8,7 @@ pub mod completions;
 pub mod config;
 pub mod daemon;
 pub mod devices;
+pub mod doctor;
 pub mod gateway;
 pub mod health;
 pub mod import;
@@ -57,6 +58,7 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(cx, args).await?,
         Command::Config(command) => config::run(cx, command).await?,
         Command::Backup(command) => return backup::run(cx, &command),
+        Command::Doctor { fix } => return doctor::run(cx, fix).await,
         Command::Import(args) => return import::run(cx, &args),
         Command::Where => where_::run(cx)?,
         Command::Node(NodeCommand::Run(args)) => node::run(cx, args).await?,

@@ -55,6 +55,51 @@ impl<'a> Unit<'a> {
         Self { host, paths, scope, name: unit(paths, "service") }
     }
 
+    /// Returns the unit files that are not those of this version, each with
+    /// what puts that right.
+    #[must_use]
+    pub fn outdated(&self) -> Vec<(PathBuf, String)> {
+        let install =
+            format!("{} service install --no-start{}", self.host.control.display(), self.flags());
+        let mut outdated = Vec::new();
+        for (path, text) in self.files() {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let shipped = text.strip_prefix(&format!("{MARK}\n")).unwrap_or(&text);
+            let there = fs::read_to_string(&path).ok();
+            if let Some(packaged) = self.packaged(name) {
+                let package = fs::read_to_string(&packaged).unwrap_or_default();
+                if there.is_some() {
+                    let remove = format!("compare it with {}, then remove it", packaged.display());
+                    outdated.push((path, remove));
+                } else if package != self.plain(name) {
+                    outdated.push((packaged, "install the package of this version anew".into()));
+                }
+                continue;
+            }
+            match there {
+                Some(there) if there.starts_with(MARK) && there != text => {
+                    outdated.push((path, install.clone()));
+                }
+                Some(there) if !there.starts_with(MARK) && there != shipped => {
+                    let force = format!("{install} --force");
+                    outdated
+                        .push((path, format!("compare it with the output of `{force} --dry-run`")));
+                }
+                _ => {}
+            }
+        }
+        outdated
+    }
+
+    /// Returns the text of a unit file as packages have it.
+    fn plain(&self, name: &str) -> &'static str {
+        let texts = match self.scope {
+            Scope::System => text::SYSTEM,
+            Scope::User => text::USER,
+        };
+        texts.into_iter().find(|(known, _)| *known == name).map_or("", |(_, text)| text)
+    }
+
     /// Asks systemd about it.
     pub async fn state(&self) -> State {
         let mut state = State {

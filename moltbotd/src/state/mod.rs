@@ -6,6 +6,7 @@
 //! what changes the state needs the gateway's locks.
 
 pub mod backup;
+mod check;
 mod import;
 mod report;
 
@@ -47,6 +48,12 @@ pub enum StateCommand {
         #[arg(long, value_name = "FILE")]
         reference_config: Option<PathBuf>,
     },
+    /// Look for what keeps a gateway from working: files, locks, port, disk, clock, database
+    Check {
+        /// Narrow modes and make folders; nothing is deleted or rewritten
+        #[arg(long)]
+        fix: bool,
+    },
 }
 
 /// Copies of the state.
@@ -76,7 +83,7 @@ pub enum BackupCommand {
 const AFTER_HELP: &str = "\
 Give --profile, --config and --state-dir as to the gateway itself.
 
-Exit codes: 0 done, 1 failed or, of an import, in part, 64 wrong flags, 75 a gateway runs on this state, \
+Exit codes: 0 done, 1 failed, in part or, of a check, something found, 64 wrong flags, 75 a gateway runs on this state, \
 77 refused for safety.";
 
 /// Does what the command line asks for; returns the exit code.
@@ -91,6 +98,7 @@ pub fn run(arguments: &StateArgs, choice: &Choice) -> Result<u8, Failure> {
         StateCommand::Import { folder, reference_config } => {
             import::run(&place, folder, reference_config.as_deref())?
         }
+        StateCommand::Check { fix } => check::run(&place, *fix)?,
     };
     report.print(arguments.json);
     Ok(report.exit_code())

@@ -26,7 +26,7 @@ use crate::{boot::Failure, paths::Paths, private, store::StoreError};
 pub use self::swap::finish_interrupted;
 pub(super) use self::{
     create::{PARTIAL, SECRET_FILES},
-    swap::finish,
+    swap::{KEPT, STAGE, finish, is_interrupted},
 };
 
 /// Runs a command about backups.
@@ -49,7 +49,7 @@ fn is_reserved(name: &str) -> bool {
 
 /// Names that restores give.
 fn is_ours(name: &str) -> bool {
-    name.starts_with(swap::STAGE) || name.starts_with(swap::KEPT)
+    name.starts_with(STAGE) || name.starts_with(KEPT)
 }
 
 fn failure(error: StoreError, paths: &Paths) -> Failure {

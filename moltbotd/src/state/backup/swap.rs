@@ -17,9 +17,9 @@ use super::io_failure;
 use crate::{boot::Failure, lock::Guards, paths::Paths, private};
 
 /// Beginning of the names of what is being put into place.
-pub(super) const STAGE: &str = ".restore-";
+pub(in crate::state) const STAGE: &str = ".restore-";
 /// Beginning of the names of what was put aside.
-pub(super) const KEPT: &str = "before-restore-";
+pub(in crate::state) const KEPT: &str = "before-restore-";
 const PLAN: &str = ".restore-plan.json";
 
 /// A change that is to be made.
@@ -143,6 +143,11 @@ pub(in crate::state) fn finish(paths: &Paths) -> Result<(), Failure> {
         ))
     })?;
     plan.carry_out(paths)
+}
+
+/// Returns whether a restore was interrupted.
+pub(in crate::state) fn is_interrupted(paths: &Paths) -> bool {
+    exists(&plan_file(paths))
 }
 
 fn plan_file(paths: &Paths) -> PathBuf {

@@ -1,0 +1,198 @@
+//! `moltbotctl doctor`: what `moltbotd state check` finds in the files, and what
+//! only shows from outside: the service and the running gateway.
+
+use std::{path::Path, process::ExitCode};
+
+use nu_ansi_term::Color;
+use serde_json::{Value, json};
+
+use super::daemon;
+use crate::{
+    context::Context,
+    output::{cell, clean},
+    running::Running,
+    service::{Host, Kind, Scope, Service, State},
+};
+
+/// Reports what was found; the exit code is 0 when nothing has to be done.
+///
+/// # Errors
+/// When the daemon's program cannot be started.
+pub async fn run(cx: &Context, fix: bool) -> anyhow::Result<ExitCode> {
+    let mut report = files(cx, fix);
+    let mut found = Found(Vec::new());
+    services(cx, &mut found).await;
+    gateway(cx, &mut found).await;
+    if let Some(list) = report["findings"].as_array_mut() {
+        list.extend(found.0);
+    }
+    let list = report["findings"].as_array().cloned().unwrap_or_default();
+    let ok = list.iter().all(|it| it["severity"] == "note" || it["fixed"] == true);
+    report["ok"] = ok.into();
+    if cx.output.json {
+        cx.output.value(&report);
+    } else {
+        show(cx, &list);
+    }
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Asks the daemon's program.
+fn files(cx: &Context, fix: bool) -> Value {
+    let mut arguments = vec!["check".into()];
+    arguments.extend(fix.then(|| "--fix".into()));
+    let failed = |what: String| {
+        let mut found = Found(Vec::new());
+        found.add("program", "error", "moltbotd", what, Some("moltbotctl where".into()));
+        json!({ "findings": found.0 })
+    };
+    match daemon::ask(cx, arguments) {
+        Ok((_, report, _)) if report["findings"].is_array() => report,
+        Ok((code, _, complaint)) => {
+            let code = code.map_or_else(|| "a signal".to_owned(), |code| format!("code {code}"));
+            failed(format!("it did not check the state and ended with {code}: {complaint}"))
+        }
+        Err(error) => failed(format!("{error:#}")),
+    }
+}
+
+struct Found(Vec<Value>);
+
+impl Found {
+    fn add(
+        &mut self,
+        check: &str,
+        severity: &str,
+        place: impl ToString,
+        what: impl ToString,
+        command: Option<String>,
+    ) {
+        let mut finding = json!({
+            "check": check, "severity": severity, "what": what.to_string(),
+            "place": place.to_string(), "fixed": false,
+        });
+        if let Some(command) = command {
+            finding["command"] = command.into();
+        }
+        self.0.push(finding);
+    }
+}
+
+/// Looks at the services of this profile, where there are any.
+async fn services(cx: &Context, found: &mut Found) {
+    // Nothing is changed: this only reads, and a change would be written down.
+    let Ok(host) = Host::this(&cx.environment, true) else { return };
+    if host.kind == Kind::None {
+        return;
+    }
+    let mut installed = 0;
+    for scope in [Scope::System, Scope::User] {
+        let Ok(service) = Service::of(&host, &cx.paths, scope) else { continue };
+        let state = service.state().await;
+        if !state.installed {
+            continue;
+        }
+        installed += 1;
+        judge(cx, &host, &service, &state, scope, found);
+    }
+    if installed > 1 {
+        let what = "a service of the system and one of the user are installed for the same \
+                    profile, and only one can run";
+        let command = Some(format!("moltbotctl service uninstall --user{}", profile(cx)));
+        found.add("service", "warning", "moltbotd", what, command);
+    }
+}
+
+fn judge(
+    cx: &Context,
+    host: &Host,
+    service: &Service<'_>,
+    state: &State,
+    scope: Scope,
+    found: &mut Found,
+) {
+    let (unit, flag) = (service.name(), format!("--{}{}", scope.name(), profile(cx)));
+    if let Service::Systemd(unit) = service {
+        for (file, command) in unit.outdated() {
+            let what = "it is not the unit file of this version";
+            found.add("unit", "warning", file.display(), what, Some(command));
+        }
+    }
+    if let Some(program) = state.command.first().filter(|program| !Path::new(program).exists()) {
+        let what = format!("it starts {program}, which is not there");
+        let command = Some(format!("moltbotctl service install --no-start {flag}"));
+        found.add("unit", "error", unit, what, command);
+    }
+    if state.needs_reload {
+        let user = if scope == Scope::User { " --user" } else { "" };
+        let command = Some(format!("systemctl{user} daemon-reload"));
+        found.add("unit", "warning", unit, "files changed since systemd read them", command);
+    }
+    if state.start_limit_hit {
+        let what = "it failed too often and is not started any more";
+        let command = Some(format!("moltbotctl service start {flag}"));
+        found.add("service", "error", unit, what, command);
+    }
+    if state.lingers == Some(false) {
+        let what = format!("it ends when {} logs out", host.user);
+        let command = Some(format!("loginctl enable-linger {}", host.user));
+        found.add("linger", "warning", unit, what, command);
+    }
+    if !state.enabled {
+        let command = Some(format!("moltbotctl service enable {flag}"));
+        found.add("service", "note", unit, "it does not start by itself", command);
+    }
+}
+
+fn profile(cx: &Context) -> String {
+    cx.paths.profile.as_ref().map_or_else(String::new, |name| format!(" --profile {name}"))
+}
+
+/// Asks the running gateway how it is.
+async fn gateway(cx: &Context, found: &mut Found) {
+    let Some(running) = Running::find(&cx.paths) else {
+        let command = Some("moltbotctl service start".to_owned());
+        return found.add("gateway", "note", "gateway", "it does not run", command);
+    };
+    let place = format!("process {}", running.pid);
+    let own = env!("CARGO_PKG_VERSION");
+    if running.version != own {
+        let what = format!("it runs version {}, installed is {own}", running.version);
+        let command = Some(format!("moltbotctl service restart{}", profile(cx)));
+        found.add("gateway", "warning", &place, what, command);
+    }
+    match cx.call("health", json!({})).await {
+        Ok(health) => {
+            for reason in health["degraded"].as_array().into_iter().flatten() {
+                let what = format!("degraded: {}", reason.as_str().unwrap_or_default());
+                found.add("gateway", "error", &place, what, Some("moltbotctl logs".into()));
+            }
+        }
+        Err(error) => {
+            let what = format!("it does not answer: {error:#}");
+            found.add("gateway", "error", &place, what, Some("moltbotctl gateway probe".into()));
+        }
+    }
+}
+
+fn show(cx: &Context, list: &[Value]) {
+    let out = cx.output;
+    for finding in list {
+        let word = match (finding["fixed"] == true, finding["severity"].as_str()) {
+            (true, _) => out.verdict(true, "fixed  "),
+            (_, Some("error")) => out.verdict(false, "error  "),
+            (_, Some("warning")) => out.colour(Color::Yellow, "warning"),
+            _ => out.quiet("note   "),
+        };
+        let text = |pointer| clean(&cell(finding, pointer));
+        out.line(format!("{word}  {}: {}: {}", text("/check"), text("/place"), text("/what")));
+        if let (Some(command), false) = (finding["command"].as_str(), finding["fixed"] == true) {
+            out.line(format!("         {}", out.quiet(&format!("→ {}", clean(command)))));
+        }
+    }
+    let open = list.iter().filter(|it| it["severity"] != "note" && it["fixed"] != true).count();
+    match open {
+        0 => out.line(out.verdict(true, "nothing has to be done")),
+        open => out.line(format!("{open} to be put right")),
+    }
+}
