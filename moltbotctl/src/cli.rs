@@ -183,8 +183,15 @@ pub enum Command {
 /// Reaching and calling the gateway.
 #[derive(Debug, Subcommand)]
 pub enum GatewayCommand {
-    /// Show whether a gateway answers, and its process on this host
-    Status,
+    /// Show the service, the process, and whether the gateway answers
+    Status {
+        /// Do not connect to the gateway
+        #[arg(long)]
+        no_probe: bool,
+        /// Also look at other gateways of this host, locks, versions and permissions
+        #[arg(long)]
+        deep: bool,
+    },
     /// Ask the gateway for its health
     Health {
         /// Check the channels now instead of showing the last check

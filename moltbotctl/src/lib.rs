@@ -19,6 +19,7 @@ pub mod paths;
 pub mod resolver;
 pub mod running;
 pub mod service;
+pub mod sockets;
 pub mod ssh;
 pub mod target;
 pub mod transport;

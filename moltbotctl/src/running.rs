@@ -1,10 +1,19 @@
 //! What the gateway of a profile wrote down about its process. The note sits in
 //! the file it holds locked; a gateway that was killed leaves it behind.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+};
 
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use nix::{
+    errno::Errno,
+    sys::signal::kill,
+    unistd::{Pid, Uid},
+};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::paths::Paths;
 
@@ -50,6 +59,34 @@ impl Running {
     }
 }
 
+/// Returns what a lock's file says, if the process it names lives.
+#[must_use]
+pub fn note(file: &Path) -> Option<Value> {
+    let note: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+    let pid = note.get("pid")?.as_u64().and_then(|pid| u32::try_from(pid).ok())?;
+    lives(pid).then_some(note)
+}
+
+/// Returns the notes of all gateways in the places where the daemon puts its
+/// pidfiles, as far as this user may read them.
+#[must_use]
+pub fn all() -> Vec<Value> {
+    let uid = Uid::effective();
+    let mut folders =
+        vec![format!("/run/user/{uid}").into(), PathBuf::from(format!("/tmp/moltbot-{uid}"))];
+    folders.extend(entries(Path::new("/run")).filter(|path| is_named(path, "moltbot")));
+    let files = folders.iter().flat_map(|folder| entries(folder));
+    files.filter(|path| is_named(path, "moltbotd")).filter_map(|path| note(&path)).collect()
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+fn is_named(path: &Path, start: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start))
+}
+
 /// Lines are such as `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`. The
 /// device is not compared: some file systems show another one here.
 fn holds(locks: &str, inode: u64, pid: u32) -> bool {
@@ -73,7 +110,7 @@ fn lives(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn paths(folder: &std::path::Path) -> Paths {
+    fn paths(folder: &Path) -> Paths {
         Paths {
             profile: None,
             config_file: folder.join("moltbot.json"),

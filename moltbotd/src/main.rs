@@ -162,7 +162,9 @@ fn source(
     };
     Ok(Source {
         file: paths.config_file.clone(),
-        must_exist: cli.config.is_some(),
+        // A unit may name the usual place, where there is nothing at first.
+        must_exist: cli.config.is_some()
+            && !paths.is_usual_config(UserFolders::of_this_user().as_ref()),
         environment: environment.clone().with_credentials(paths.credentials_dir.as_deref())?,
         channel: Some(channels::check),
         start: Some(StartCheck(Arc::new(start))),

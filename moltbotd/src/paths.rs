@@ -186,6 +186,15 @@ impl Paths {
         Ok(narrowed)
     }
 
+    /// Returns whether the configuration is where the user's is when nobody
+    /// says where.
+    #[must_use]
+    pub fn is_usual_config(&self, user: Option<&UserFolders>) -> bool {
+        let folder =
+            self.profile.as_ref().map_or("moltbot".into(), |name| format!("moltbot-{name}"));
+        user.is_some_and(|user| self.config_file == user.config.join(folder).join(CONFIG_FILE))
+    }
+
     /// The database.
     #[must_use]
     pub fn database(&self) -> PathBuf {

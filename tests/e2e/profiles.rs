@@ -253,3 +253,36 @@ async fn what_two_profiles_cannot_share_is_refused_with_the_holders_name() {
     let mut client = daemon.operator().await;
     assert_eq!(client.call("health", json!({})).await.unwrap()["ok"], true);
 }
+
+#[tokio::test]
+async fn a_unit_may_name_a_configuration_that_is_not_there_yet_and_a_person_may_not() {
+    let user = User::new();
+    let name = user.name(1);
+    let at = |path: &str| user.home.path().join(path).display().to_string();
+    let port = moltbot_tests::ports::free();
+    let usual = at(&format!("config/moltbot-{name}/moltbot.json"));
+    let start = |config: &str| {
+        let port = port.to_string();
+        let state = at("state/own");
+        let arguments = [
+            "--profile",
+            &name,
+            "--state-dir",
+            &state,
+            "--config",
+            config,
+            "--port",
+            &port,
+            "--log-format",
+            "text",
+        ];
+        let mut command = user.command(&programs::moltbotd(), &arguments);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    assert_eq!(start(&at("config/typo.json")).wait().await.unwrap().code(), Some(78));
+    let mut daemon = start(&usual);
+    while !matches!(request(port, "GET", "/readyz", &[]).await, Ok((200, _))) {
+        assert_eq!(daemon.try_wait().unwrap(), None);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

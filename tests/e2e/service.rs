@@ -434,3 +434,50 @@ async fn a_restart_without_a_manager_is_asked_of_the_gateway_itself() {
     assert!(text.contains("moltbotctl service install"), "{text}");
     assert_eq!(ctl.json(&["health"]).await["ok"], true);
 }
+
+#[tokio::test]
+async fn the_status_of_a_gateway_has_what_clients_of_the_reference_read() {
+    let daemon = moltbot_tests::Daemon::start().await;
+    let ctl = moltbot_tests::Ctl::beside(&daemon);
+    let token = daemon.state_dir().join("moltbot.db");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    let status = ctl.json(&["gateway", "status", "--deep"]).await;
+    assert_eq!(status["rpc"]["ok"], true);
+    assert_eq!(status["pid"], daemon.pid());
+    for member in ["label", "loaded", "loadedText", "notLoadedText", "runtime", "command"] {
+        assert!(status["service"].get(member).is_some(), "{member}");
+    }
+    assert_eq!(status["config"]["cli"]["valid"], true);
+    assert_eq!(status["gateway"]["port"], daemon.port());
+    assert_eq!(status["port"]["status"], "busy");
+    let listener = &status["port"]["listeners"][0];
+    assert_eq!(
+        (&listener["pid"], &listener["command"]),
+        (&daemon.pid().into(), &"moltbotd".into())
+    );
+    assert!(status["legacyServices"].is_array() && status["extraServices"].is_array());
+    assert_eq!(status["deep"]["locks"][0]["pid"], daemon.pid());
+    assert_eq!(status["deep"]["versions"]["running"], status["deep"]["versions"]["moltbotctl"]);
+    let permissions = status["deep"]["permissions"].as_array().unwrap();
+    let wide: Vec<_> = permissions.iter().filter(|it| it["ok"] == false).collect();
+    assert_eq!(wide.len(), 1, "{permissions:?}");
+    assert!(wide[0]["problem"].as_str().unwrap().contains("chmod go= "), "{wide:?}");
+    let text = ctl.text(&["gateway", "status", "--no-probe"]).await;
+    assert!(!text.contains("answers"), "{text}");
+}
+
+#[tokio::test]
+async fn the_status_tells_who_has_the_port_and_that_nobody_answers() {
+    let home = tempfile::tempdir().unwrap();
+    let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = stranger.local_addr().unwrap().port();
+    let config = home.path().join("moltbot.json");
+    fs::write(&config, format!("{{ gateway: {{ port: {port} }} }}")).unwrap();
+    let ctl = moltbot_tests::Ctl::alone(home.path());
+    let arguments = ["gateway", "status", "--timeout", "300", "--state-dir"];
+    let state = home.path().display().to_string();
+    let status = ctl.json(&[&arguments[..], &[&state]].concat()).await;
+    assert_eq!(status["rpc"]["ok"], false);
+    let hint = status["port"]["hints"][0].as_str().unwrap();
+    assert!(hint.contains(&format!("pid {}", std::process::id())), "{hint}");
+}

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod devices;
 pub mod doctor;
 pub mod gateway;
+pub mod gateway_status;
 pub mod health;
 pub mod import;
 pub mod logs;

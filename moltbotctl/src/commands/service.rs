@@ -21,7 +21,7 @@ use crate::{
     output::{clean, duration},
     paths::Paths,
     running::Running,
-    service::{Done, Host, Install, Kind, Scope, Service, State, owner::Owner},
+    service::{Done, Exit, Host, Install, Kind, Scope, Service, State, owner::Owner},
 };
 
 /// How often it is looked whether a process came or went.
@@ -227,7 +227,12 @@ impl Found {
         }
     }
 
-    pub(super) fn state(&self, scope: Scope) -> Option<&State> {
+    /// Returns the service that is meant where nobody said which.
+    pub(super) fn meant(&self, host: &Host) -> Option<&State> {
+        self.state(self.scope(host).unwrap_or(Scope::User))
+    }
+
+    fn state(&self, scope: Scope) -> Option<&State> {
         self.states.iter().find(|state| state.scope == Some(scope))
     }
 }
@@ -243,7 +248,7 @@ fn owner(host: &Host, pid: u32, states: &[State]) -> Owner {
 }
 
 /// Where the files of a service are: a unit of the system has its own places.
-fn places(cx: &Context, host: &Host, scope: Scope) -> Paths {
+pub(super) fn places(cx: &Context, host: &Host, scope: Scope) -> Paths {
     match (host.kind, scope) {
         (Kind::Systemd, Scope::System) => Paths::of_system_unit(cx.paths.profile.as_deref()),
         _ => cx.paths.clone(),
@@ -528,7 +533,8 @@ pub(super) fn lines(cx: &Context, state: Option<&State>) -> Vec<(&'static str, S
     if let Some(restarts) = state.restarts.filter(|restarts| *restarts > 0) {
         lines.push(("Restarts", restarts.to_string()));
     }
-    if let Some(exit) = &state.last_exit {
+    let trouble = |exit: &&Exit| exit.status != 0 || exit.reason != "exit-code";
+    if let Some(exit) = state.last_exit.as_ref().filter(trouble) {
         lines.push(("Last exit", exit.text()));
     }
     if let Some(text) = &state.status_text {

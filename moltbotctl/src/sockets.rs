@@ -1,0 +1,125 @@
+//! Who listens on a port of this host, as far as this user may know.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use serde_json::{Value, json};
+
+/// A socket that listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The process, where this user may see that.
+    pub pid: Option<u32>,
+    /// Its name.
+    pub command: String,
+}
+
+impl Listener {
+    /// Returns it for programs.
+    #[must_use]
+    pub fn report(&self) -> Value {
+        json!({ "address": self.address.to_string(), "pid": self.pid, "command": self.command })
+    }
+}
+
+/// Returns who listens on a TCP port. Only Linux tells; elsewhere nobody is
+/// found.
+#[must_use]
+pub fn listeners(port: u16) -> Vec<Listener> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let texts = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let found: Vec<_> =
+        texts.flat_map(|text| text.lines().filter_map(listening).collect::<Vec<_>>()).collect();
+    let found: Vec<_> = found.into_iter().filter(|(address, _)| address.port() == port).collect();
+    if found.is_empty() {
+        return Vec::new();
+    }
+    let holders = holders();
+    let of = |(address, inode): (SocketAddr, u64)| {
+        let pid = holders.get(&inode).copied();
+        let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+        Listener { address, pid, command: name.unwrap_or_default().trim().to_owned() }
+    };
+    found.into_iter().map(of).collect()
+}
+
+/// Reads a line of the kernel's table: the address and the socket's number, if
+/// it listens.
+fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
+    if *state != "0A" {
+        return None;
+    }
+    let (ip, port) = local.split_once(':')?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    Some((SocketAddr::new(address(ip)?, port), inode.parse().ok()?))
+}
+
+/// Words of 32 bits, each in the order of this machine.
+fn address(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let word = u32::from_str_radix(text.get(at * 8..at * 8 + 8)?, 16).ok()?;
+        Some(word.to_ne_bytes())
+    };
+    match text.len() {
+        8 => Some(Ipv4Addr::from(word(0)?).into()),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, part) in bytes.chunks_exact_mut(4).enumerate() {
+                part.copy_from_slice(&word(at)?);
+            }
+            Some(Ipv6Addr::from(bytes).into())
+        }
+        _ => None,
+    }
+}
+
+/// Returns the processes of sockets, of those whose files may be seen.
+fn holders() -> HashMap<u64, u32> {
+    let mut holders = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let files = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        for file in files.filter_map(|file| fs::read_link(file.path()).ok()) {
+            let inode = file.to_str().and_then(|it| it.strip_prefix("socket:[")?.strip_suffix(']'));
+            if let Some(inode) = inode.and_then(|inode| inode.parse().ok()) {
+                holders.insert(inode, pid);
+            }
+        }
+    }
+    holders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_of_this_process_is_found_with_its_name() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let found = listeners(address.port());
+        if !cfg!(target_os = "linux") {
+            return;
+        }
+        let own = found.iter().find(|it| it.address == address).unwrap();
+        assert_eq!(own.pid, Some(std::process::id()));
+        assert!(!own.command.is_empty());
+    }
+
+    #[test]
+    fn both_kinds_of_addresses_are_read() {
+        assert_eq!(address("0100007F"), Some(Ipv4Addr::from(0x7f00_0001_u32.to_be_bytes()).into()));
+        let one = address("00000000000000000000000001000000");
+        assert_eq!(one, Some(Ipv6Addr::LOCALHOST.into()));
+        assert_eq!(address("1"), None);
+    }
+}
