@@ -285,10 +285,12 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
             bus: Arc::clone(&bus),
             database: start.paths.database(),
             profile: start.paths.profile.clone(),
+            logs: start.logs.clone(),
             channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
             started,
         }),
         paths: start.paths.clone(),
+        logs: start.logs.clone(),
         config: Arc::clone(&start.config),
         store,
         bus,
@@ -325,6 +327,8 @@ fn background(shared: &Shared) -> JoinSet<()> {
     tasks.spawn(async move { gateway.presence.announce().await });
     let gateway = Arc::clone(&shared.gateway);
     tasks.spawn(async move { gateway.health.keep_fresh().await });
+    let logs = shared.gateway.logs.clone();
+    tasks.spawn(async move { logs.keep_count().await });
     tasks
 }
 
@@ -386,6 +390,7 @@ async fn stop(shared: &Shared) {
     if tokio::time::timeout(DRAIN, gateway.channels.stop()).await.is_err() {
         tracing::warn!("channels did not stop in time");
     }
+    gateway.logs.finish();
     tracing::info!("stopped");
 }
 

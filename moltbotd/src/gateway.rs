@@ -11,6 +11,7 @@ use crate::{
     channels::Channels,
     config,
     health::Health,
+    logging::Logs,
     nodes::{Declared, Nodes},
     paths::Paths,
     presence::Presence,
@@ -30,6 +31,8 @@ pub struct Gateway {
     pub paths: Paths,
     /// The configuration in force.
     pub config: Arc<config::Live>,
+    /// The running logs.
+    pub logs: Logs,
     /// Durable state.
     pub store: Store,
     /// Connected clients.

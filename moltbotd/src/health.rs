@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use crate::{
     bus::{Bus, Versioned},
     clock, config,
+    logging::Logs,
     store::{Overview, Store, StoreError},
 };
 
@@ -61,6 +62,8 @@ pub struct Parts {
     pub database: PathBuf,
     /// Name of the profile.
     pub profile: Option<String>,
+    /// The running logs.
+    pub logs: Logs,
     /// The channels.
     pub channels: Arc<dyn ChannelHealth>,
     /// When the daemon started.
@@ -190,7 +193,8 @@ impl Health {
     pub fn degraded(&self) -> Option<Vec<String>> {
         let disk = self.parts.store.trouble().map(|reason| format!("disk: {reason}"));
         let config = self.parts.config.degraded().map(|reason| format!("configuration: {reason}"));
-        let found: Vec<String> = disk.into_iter().chain(config).collect();
+        let log = self.parts.logs.trouble().map(|reason| format!("log: {reason}"));
+        let found: Vec<String> = disk.into_iter().chain(config).chain(log).collect();
         (!found.is_empty()).then_some(found)
     }
 

@@ -23,8 +23,8 @@ use moltbotd::{
     environment::Environment,
     inherited::Inherited,
     lock::Guards,
-    logging::{LoggingError, Logs},
-    paths::{Paths, UserFolders},
+    logging::{Known, Logs, Settings},
+    paths::{Paths, UserFolders, expand_home},
     private::Narrowed,
     shutdown, state,
     supervisor::{self, Supervisor},
@@ -131,7 +131,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
         .map_err(refusal)?;
     let reach = if inherited.is_exposed() { Bind::Lan } else { bind };
     secrets.check(reach, &loaded.config).map_err(refusal)?;
-    let logs = start_logs(cli, &loaded, &paths, &environment)?;
+    let logs = start_logs(cli, &loaded, &paths, &environment, &secrets)?;
     panic::set_hook(Box::new(|panic| error!(%panic, "panic")));
     narrowed.extend(loaded.narrowed.iter().cloned());
     report(&loaded, &narrowed);
@@ -212,15 +212,24 @@ fn start_logs(
     loaded: &Loaded,
     paths: &Paths,
     environment: &Environment,
+    secrets: &AuthSecrets,
 ) -> Result<Logs, Failure> {
-    let level = cli.log.unwrap_or(loaded.config.logging.level).filter();
-    let file = paths.log_file();
-    Logs::start(cli.log_format, level, &file, paths.profile_name(), environment)
+    let logging = &loaded.config.logging;
+    let wanted = logging.file.as_deref().map(|file| paths.log_dir.join(expand_home(file)));
+    let known = [&secrets.token, &secrets.password].into_iter().flatten();
+    let settings = Settings {
+        format: cli.log_format,
+        level: cli.log.unwrap_or(logging.level).filter(),
+        usual_file: &paths.log_file(),
+        wanted_file: wanted.as_deref(),
+        keep: logging.keep(),
+        own_secrets: known.filter_map(|secret| Known::of(secret.reveal())).collect(),
+        redactions: logging.redactions(&loaded.secrets()),
+        profile: paths.profile_name(),
+    };
+    Logs::start(settings, environment)
         .map(|logs| if cli.log.is_some() { logs.pinned() } else { logs })
-        .map_err(|error| match error {
-            LoggingError::File(error) => error.into(),
-            error => Failure::Other(error.into()),
-        })
+        .map_err(|error| Failure::Other(error.into()))
 }
 
 fn report(loaded: &Loaded, narrowed: &Narrowed) {

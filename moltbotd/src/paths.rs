@@ -178,10 +178,14 @@ impl Paths {
     /// Creates the folders. Returns those whose mode was too wide.
     pub fn create(&self) -> Result<Narrowed, private::Error> {
         let mut narrowed = Narrowed::new();
-        for folder in [&self.state_dir, &self.runtime_dir, &self.log_dir] {
+        for folder in [&self.state_dir, &self.runtime_dir] {
             if let Some(mode) = private::folder(folder)? {
                 narrowed.push((folder.clone(), mode));
             }
+        }
+        // Nobody stops over a log; the logs say what hinders them.
+        if let Ok(Some(mode)) = private::folder(&self.log_dir) {
+            narrowed.push((self.log_dir.clone(), mode));
         }
         Ok(narrowed)
     }

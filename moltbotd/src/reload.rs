@@ -64,7 +64,10 @@ impl Follower {
             Ok(Err(issue)) => error!(issue, "configuration kept, the file is invalid"),
             Err(error) => error!(%error, "configuration kept, reading it failed"),
         }
-        self.logs.set_level(self.live.get().logging.level.filter());
+        let logging = self.live.get().logging.clone();
+        self.logs.set_level(logging.level.filter());
+        let secrets = self.live.loaded().secrets();
+        self.logs.set_rules(logging.keep(), logging.redactions(&secrets));
         if asked {
             supervisor::ready(degraded.as_deref().unwrap_or("configuration reloaded"));
         } else {

@@ -15,6 +15,7 @@ mod import;
 mod ingress;
 mod layers;
 mod limits;
+mod logs;
 mod metrics;
 mod models;
 mod moltbotctl;

@@ -126,6 +126,21 @@ fn a_second_gateway_ends_with_75_and_names_the_first() {
 }
 
 #[test]
+fn the_journal_gets_the_log_instead_of_a_file() {
+    let host = Host::new();
+    let stderr = fs::File::create(host.folder.path().join("stderr")).unwrap();
+    let journal = stderr.metadata().unwrap();
+    let mut command = host.command();
+    command.env("JOURNAL_STREAM", format!("{}:{}", journal.dev(), journal.ino()));
+    let mut gateway = host.start_command(command);
+    assert_eq!(gateway.stop(), Some(0));
+    assert!(!host.folder.path().join("state/logs/moltbot.log").exists());
+    let mut gateway = host.start();
+    assert_eq!(gateway.stop(), Some(0));
+    assert!(host.folder.path().join("state/logs/moltbot.log").exists());
+}
+
+#[test]
 fn a_killed_gateway_leaves_no_lock_behind() {
     let host = Host::new();
     let mut first = host.start();

@@ -11,6 +11,8 @@ use super::{Bind, Config, OTHER_SECTIONS, gateway::network, issue::Issue};
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
+/// Smallest log that still tells something.
+const SMALLEST_LOG_BYTES: u64 = 4096;
 
 const LONGEST_DEBOUNCE_MS: u64 = 60_000;
 
@@ -27,6 +29,7 @@ pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
     agents(config, &mut wrong);
     session(config, &mut wrong);
     models(config, &mut wrong);
+    logging(config, &mut wrong);
     kinds(root, &mut wrong);
 }
 
@@ -75,6 +78,30 @@ fn gateway(config: &Config, wrong: Wrong<'_>) {
     let url = gateway.remote.url.as_deref();
     if url.is_some_and(|url| !url.starts_with("ws://") && !url.starts_with("wss://")) {
         wrong("gateway.remote.url", "must start with ws:// or wss://".into());
+    }
+}
+
+fn logging(config: &Config, wrong: Wrong<'_>) {
+    let logging = &config.logging;
+    if logging.max_file_bytes < SMALLEST_LOG_BYTES {
+        let least = SMALLEST_LOG_BYTES;
+        wrong("logging.maxFileBytes", format!("is too small, allowed is {least} or more"));
+    }
+    if logging.max_age_days == 0 {
+        wrong("logging.maxAgeDays", "is 0, allowed is 1 or more".into());
+    }
+    if logging.file.as_ref().is_some_and(|file| file.trim().is_empty()) {
+        wrong("logging.file", "is empty, allowed is a path".into());
+    }
+    for (index, pattern) in logging.redact_patterns.iter().enumerate() {
+        if let Err(error) = regex::Regex::new(pattern) {
+            let text = error.to_string();
+            let reason = text.lines().last().unwrap_or_default();
+            wrong(
+                &format!("logging.redactPatterns[{index}]"),
+                format!("is {pattern:?}, allowed is a regular expression: {reason}"),
+            );
+        }
     }
 }
 

@@ -105,6 +105,12 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Returns every secret in it that can be told from ordinary words.
+    #[must_use]
+    pub fn secrets(&self) -> Vec<String> {
+        redact::secrets(&self.resolved)
+    }
+
     /// Returns whether it can be used.
     #[must_use]
     pub fn is_valid(&self) -> bool {

@@ -19,6 +19,16 @@ pub(super) fn value(value: &Value) -> Value {
     shown
 }
 
+/// Returns the secrets that are long enough to be looked for elsewhere.
+pub(super) fn secrets(value: &Value) -> Vec<String> {
+    let mut secrets = Vec::new();
+    each_secret(&mut value.clone(), &Path::default(), &mut |secret| {
+        secrets
+            .extend(secret.as_str().filter(|it| it.len() >= SHORTEST_SEARCHED).map(str::to_owned));
+    });
+    secrets
+}
+
 /// Returns a text without its secrets; `None` when they cannot be found.
 pub(super) fn text(text: &str, parsed: &Value) -> Option<String> {
     let mut shown = text.to_owned();
@@ -33,12 +43,7 @@ pub(super) fn text(text: &str, parsed: &Value) -> Option<String> {
             shown.replace_range(spot.bytes.clone(), &format!("\"{PLACEHOLDER}\""));
         }
     }
-    let mut secrets = Vec::new();
-    each_secret(&mut parsed.clone(), &Path::default(), &mut |secret| {
-        secrets
-            .extend(secret.as_str().filter(|it| it.len() >= SHORTEST_SEARCHED).map(str::to_owned));
-    });
-    Some(secrets.iter().fold(shown, |shown, secret| shown.replace(secret, PLACEHOLDER)))
+    Some(secrets(parsed).iter().fold(shown, |shown, secret| shown.replace(secret, PLACEHOLDER)))
 }
 
 /// Returns whether what stands at this place is a secret.

@@ -1,16 +1,11 @@
 //! `logs.*`
 
-use std::{
-    fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom},
-    path::Path,
-};
-
 use moltbot_protocol::methods::logs::{LogsTail, LogsTailed};
 
 use super::Context;
 use crate::{
     gateway::Gateway,
+    logging::Part,
     rpc::{Error, Result, Router},
 };
 
@@ -22,99 +17,82 @@ pub(super) fn register(router: &mut Router<Gateway>) {
 }
 
 async fn tail(cx: Context, request: LogsTail) -> Result<LogsTailed> {
-    let path = cx.gateway.paths.log_file();
-    tokio::task::spawn_blocking(move || read_tail(&path, &request))
+    let most = request.max_bytes.unwrap_or(DEFAULT_BYTES);
+    let read = tokio::task::spawn_blocking(move || cx.gateway.logs.read(request.cursor, most));
+    let (file, part) = read
         .await
         .map_err(|error| Error::Internal(error.into()))?
-        .map_err(|error| Error::Unavailable(format!("log read failed: {error}")))
+        .map_err(|error| Error::Unavailable(format!("log read failed: {error}")))?;
+    Ok(answer(file, &part, &request))
 }
 
-fn read_tail(path: &Path, request: &LogsTail) -> io::Result<LogsTailed> {
-    let mut answer = LogsTailed { file: path.display().to_string(), ..LogsTailed::default() };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(answer),
-        Err(error) => return Err(error),
-    };
-    let size = file.metadata()?.len();
-    let max_bytes = request.max_bytes.unwrap_or(DEFAULT_BYTES);
-    let earliest = size.saturating_sub(max_bytes);
-    let start = match request.cursor {
-        Some(cursor) if cursor <= size && size - cursor <= max_bytes => cursor,
-        Some(_) => {
-            answer.reset = true;
-            earliest
-        }
-        None => earliest,
-    };
-    answer.truncated = start == earliest && start > 0 && request.cursor != Some(start);
-    answer.size = size;
-    answer.cursor = size;
-    answer.lines = lines(&mut file, start, size)?;
+fn answer(file: String, part: &Part, request: &LogsTail) -> LogsTailed {
+    let reset = request.cursor.is_some_and(|cursor| cursor != part.start);
+    let mut lines = lines(part);
     let limit = usize::try_from(request.limit.unwrap_or(DEFAULT_LINES)).unwrap_or(usize::MAX);
-    answer.lines.drain(..answer.lines.len().saturating_sub(limit));
-    Ok(answer)
+    lines.drain(..lines.len().saturating_sub(limit));
+    LogsTailed {
+        file,
+        cursor: part.end,
+        size: part.end,
+        lines,
+        truncated: part.is_cut && request.cursor != Some(part.start),
+        reset,
+    }
 }
 
-/// Reads whole lines; the first is left out if it began before `start`.
-fn lines(file: &mut File, start: u64, end: u64) -> io::Result<Vec<String>> {
-    let before = start.saturating_sub(1);
-    file.seek(SeekFrom::Start(before))?;
-    let mut bytes = Vec::new();
-    file.take(end - before).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes);
+/// Returns whole lines; the first is left out if it began before the part.
+fn lines(part: &Part) -> Vec<String> {
+    let text = String::from_utf8_lossy(&part.text);
     let text = match text.find('\n') {
-        _ if start == 0 => &*text,
+        _ if part.begins_line => &*text,
         Some(line_end) => &text[line_end + 1..],
         None => "",
     };
-    Ok(text.lines().map(str::to_owned).collect())
+    text.lines().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
-    fn request(cursor: Option<u64>, limit: Option<u64>, max_bytes: Option<u64>) -> LogsTail {
-        LogsTail { cursor, limit, max_bytes }
+    fn request(cursor: Option<u64>, limit: Option<u64>) -> LogsTail {
+        LogsTail { cursor, limit, max_bytes: None }
+    }
+
+    fn part(text: &str, start: u64, begins_line: bool) -> Part {
+        let end = start + text.len() as u64;
+        Part { text: text.into(), start, end, begins_line, is_cut: start > 0 }
+    }
+
+    fn answered(part: &Part, request: LogsTail) -> LogsTailed {
+        answer("log".to_owned(), part, &request)
     }
 
     #[test]
-    fn the_end_is_read_then_what_follows() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("moltbot.log");
-        let read = |request| read_tail(&path, &request).unwrap();
-        assert_eq!(read(LogsTail::default()).lines, [""; 0]);
-
-        fs::write(&path, "one\ntwo\nthree\n").unwrap();
-        let all = read(LogsTail::default());
-        assert_eq!(all.lines, ["one", "two", "three"]);
-        assert_eq!((all.cursor, all.size, all.truncated, all.reset), (14, 14, false, false));
-        assert_eq!(read(request(None, Some(1), None)).lines, ["three"]);
-
-        let none = read(request(Some(14), Some(1), None));
-        assert_eq!((none.lines.len(), none.truncated, none.reset), (0, false, false));
-        fs::write(&path, "one\ntwo\nthree\nfour\n").unwrap();
-        assert_eq!(read(request(Some(14), None, None)).lines, ["four"]);
+    fn whole_lines_are_given_the_last_ones_first_of_all() {
+        let all = part("one\ntwo\nthree\n", 0, true);
+        let tail = answered(&all, LogsTail::default());
+        assert_eq!(tail.lines, ["one", "two", "three"]);
+        assert_eq!((tail.cursor, tail.size, tail.truncated, tail.reset), (14, 14, false, false));
+        assert_eq!(answered(&all, request(None, Some(1))).lines, ["three"]);
+        let rest = answered(&part("four\n", 14, true), request(Some(14), None));
+        assert_eq!(
+            (&*rest.lines, rest.truncated, rest.reset),
+            (&["four".to_owned()][..], false, false)
+        );
         // The cursor stands within a line, which is then left out.
-        assert_eq!(read(request(Some(9), None, None)).lines, ["four"]);
+        let within = answered(&part("ree\nfour\n", 10, false), request(Some(10), None));
+        assert_eq!(within.lines, ["four"]);
     }
 
     #[test]
-    fn a_cursor_of_no_use_starts_at_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("moltbot.log");
-        fs::write(&path, "one\ntwo\nthree\n").unwrap();
-        let read = |request| read_tail(&path, &request).unwrap();
-        let beyond = read(request(Some(99), None, None));
-        assert_eq!((beyond.lines.len(), beyond.truncated, beyond.reset), (3, false, true));
-        let behind = read(request(Some(0), None, Some(7)));
-        assert_eq!(behind.lines, ["three"]);
+    fn a_cursor_of_no_use_is_told() {
+        let beyond = answered(&part("one\n", 0, true), request(Some(99), None));
+        assert_eq!((beyond.lines.len(), beyond.truncated, beyond.reset), (1, false, true));
+        let behind = answered(&part("three\n", 8, true), request(Some(0), None));
         assert!(behind.truncated && behind.reset);
-        let short = read(request(None, None, Some(7)));
-        assert_eq!(short.lines, ["three"]);
+        let short = answered(&part("three\n", 8, true), LogsTail::default());
         assert!(short.truncated && !short.reset);
     }
 }

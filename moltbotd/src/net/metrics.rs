@@ -119,9 +119,13 @@ impl Figures {
         let parts = [
             ([("part", "configuration")], u64::from(gateway.config.degraded().is_some())),
             ([("part", "disk")], u64::from(gateway.store.trouble().is_some())),
+            ([("part", "log")], u64::from(gateway.logs.trouble().is_some())),
         ];
         let help = "Whether a part works with less than it should: 1 or 0; see health.";
-        out.gauge("moltbot_degraded", help, parts)
+        out.gauge("moltbot_degraded", help, parts)?;
+        let (folded, lost) = gateway.logs.left_out();
+        let reasons = [([("reason", "repeated")], folded), ([("reason", "unwritable")], lost)];
+        out.counter("moltbot_log_lines_left_out", "Log lines not written, by reason.", reasons)
     }
 
     /// Names and meanings are those that every Prometheus client has.

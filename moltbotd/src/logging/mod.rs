@@ -1,16 +1,23 @@
-//! Where log lines go: the journal where there is one, else standard error,
-//! and always a file of limited size that clients read with `logs.tail`.
+//! Where log lines go: the journal where there is one, else standard error and
+//! a file of limited size. Never to both the journal and a file, unless the
+//! configuration names the file. What clients read with `logs.tail` is the
+//! file, or else the last lines, which are kept in memory.
 //!
 //! What a peer chose (names, headers, versions) is logged through [`Peer`].
-//! Secrets are types that print nothing, so they cannot reach a log.
+//! Secrets are types that print nothing; what others say of them is blotted out
+//! before any output sees it. Lines that keep coming are counted instead.
+
+mod file;
+mod fold;
+mod gate;
+mod redact;
 
 use std::{
     fmt::{self, Write as _},
-    fs::{self, File},
-    io::{self, IsTerminal as _, Write as _},
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    io::{self, IsTerminal as _},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -33,14 +40,22 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-use crate::{environment::Environment, private};
+pub use self::{
+    file::{Keep, Part},
+    redact::{Known, Redactions},
+};
+use self::{
+    file::{Source, Store},
+    gate::{Gate, Guard},
+};
+use crate::environment::Environment;
 
 /// Most bytes of a string that a peer chose.
 const LONGEST_PEER_STRING: usize = 256;
 /// Most bytes of any field in our own file.
 const LONGEST_FIELD: usize = 2048;
-/// Size at which the file is set aside; one older file is kept.
-const LARGEST_FILE_BYTES: u64 = 8 * 1024 * 1024;
+/// How often it is looked at whether lines were left out.
+const SWEEP: Duration = Duration::from_secs(10);
 /// Crates whose inner life nobody asked for.
 const QUIET: [&str; 6] = ["hyper", "hyper_util", "reqwest", "rustls", "tungstenite", "genai"];
 
@@ -55,11 +70,34 @@ pub enum LogFormat {
     Journald,
 }
 
+/// What is logged, and where.
+#[derive(Debug)]
+pub struct Settings<'a> {
+    /// How it is written; by default what suits standard error.
+    pub format: Option<LogFormat>,
+    /// How much.
+    pub level: LevelFilter,
+    /// The file where there is no journal.
+    pub usual_file: &'a Path,
+    /// The file that the configuration names, which is written always.
+    pub wanted_file: Option<&'a Path>,
+    /// How much of it is kept.
+    pub keep: Keep,
+    /// The gateway's own secrets, which are never written.
+    pub own_secrets: Vec<Known>,
+    /// What else is never written.
+    pub redactions: Redactions,
+    /// Name of the profile.
+    pub profile: &'a str,
+}
+
 /// A handle to the running logs.
 #[derive(Clone, Debug)]
 pub struct Logs {
     filter: reload::Handle<Targets, Registry>,
-    file: PathBuf,
+    gate: Arc<Gate>,
+    store: Arc<Mutex<Store>>,
+    own_secrets: Arc<[Known]>,
     pinned: bool,
 }
 
@@ -69,32 +107,40 @@ pub enum LoggingError {
     /// The journal was asked for by name and does not answer.
     #[error("cannot log to the journal: {0}; use --log-format text")]
     Journal(io::Error),
-    /// The file cannot be used.
-    #[error(transparent)]
-    File(#[from] private::Error),
     /// Logs have been started before.
     #[error("logs run already")]
     Twice,
 }
 
 impl Logs {
-    /// Starts logs for the whole process.
-    pub fn start(
-        format: Option<LogFormat>,
-        level: LevelFilter,
-        file: &Path,
-        profile: &str,
-        environment: &Environment,
-    ) -> Result<Self, LoggingError> {
-        let (filter, handle) = reload::Layer::new(targets(level));
-        let lines = Lines::open(file)?;
+    /// Starts logs for the whole process. A file that cannot be written stops
+    /// nobody: it is told, and tried again.
+    pub fn start(settings: Settings<'_>, environment: &Environment) -> Result<Self, LoggingError> {
+        let (filter, handle) = reload::Layer::new(targets(settings.level));
+        let (output, is_journal) = output(settings.format, settings.profile, environment)?;
+        let usual = (!is_journal).then_some(settings.usual_file);
+        let store = Store::new(settings.wanted_file.or(usual));
+        let store = Arc::new(Mutex::new(store));
+        let gate = Arc::new(Gate::default());
         Registry::default()
             .with(filter)
-            .with(output(format, profile, environment)?)
-            .with(lines)
+            .with(output)
+            .with(Lines(Arc::clone(&store)))
+            .with(Guard(Arc::clone(&gate)))
             .try_init()
             .map_err(|_| LoggingError::Twice)?;
-        Ok(Self { filter: handle, file: file.into(), pinned: false })
+        let logs = Self {
+            filter: handle,
+            gate,
+            store,
+            own_secrets: settings.own_secrets.into(),
+            pinned: false,
+        };
+        logs.set_rules(settings.keep, settings.redactions);
+        if let Some(trouble) = logs.trouble() {
+            tracing::warn!(trouble, "the log file cannot be written; going on without");
+        }
+        Ok(logs)
     }
 
     /// Keeps the level: it was given on the command line.
@@ -112,10 +158,52 @@ impl Logs {
         let _ = self.filter.reload(targets(level));
     }
 
-    /// Returns the file that clients read.
+    /// Changes what is kept and what is never written.
+    pub fn set_rules(&self, keep: Keep, mut redactions: Redactions) {
+        redactions.known.extend_from_slice(&self.own_secrets);
+        self.store().keep(keep);
+        self.gate.redactions.store(Arc::new(redactions));
+    }
+
+    /// Reads the last `most` bytes of the log, or what follows `from` if that
+    /// is less; returns where it was read, too. May read a file: not to be
+    /// called on a runtime's thread.
+    pub fn read(&self, from: Option<u64>, most: u64) -> io::Result<(String, Part)> {
+        let path = match self.store().source() {
+            Source::Memory(memory) => return Ok(("memory".to_owned(), memory.read(from, most))),
+            Source::File(path) => path,
+        };
+        Ok((path.display().to_string(), file::read(&path, from, most)?))
+    }
+
+    /// Returns why the file is not written, if it is not.
     #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
+    pub fn trouble(&self) -> Option<String> {
+        self.store().trouble()
+    }
+
+    /// Returns how many lines were counted instead of written, and how many
+    /// could not be written to the file.
+    #[must_use]
+    pub fn left_out(&self) -> (u64, u64) {
+        (self.gate.folded.get(), self.store().lost())
+    }
+
+    /// Says now and then what was left out. Runs until cancelled.
+    pub async fn keep_count(&self) {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            self.gate.sweep();
+        }
+    }
+
+    /// Says what was left out, before the end.
+    pub fn finish(&self) {
+        self.gate.finish();
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -160,22 +248,26 @@ fn targets(level: LevelFilter) -> Targets {
 
 type Output<S> = Box<dyn Layer<S> + Send + Sync>;
 
+/// Returns the output, and whether it ends in the journal.
 fn output<S>(
     format: Option<LogFormat>,
     profile: &str,
     environment: &Environment,
-) -> Result<Output<S>, LoggingError>
+) -> Result<(Output<S>, bool), LoggingError>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
+    // What goes to the journal as text is in the journal, too.
+    let captured = is_journal(environment);
     match format {
-        Some(LogFormat::Journald) => journal(profile).map_err(LoggingError::Journal),
-        Some(LogFormat::Json) => {
-            Ok(tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed())
+        Some(LogFormat::Journald) => {
+            journal(profile).map(|journal| (journal, true)).map_err(LoggingError::Journal)
         }
-        Some(LogFormat::Text) => Ok(text()),
-        None if is_journal(environment) => Ok(journal(profile).unwrap_or_else(|_| text())),
-        None => Ok(text()),
+        Some(LogFormat::Json) => {
+            Ok((tracing_subscriber::fmt::layer().json().with_writer(io::stderr).boxed(), captured))
+        }
+        None if captured => Ok((journal(profile).unwrap_or_else(|_| text()), true)),
+        Some(LogFormat::Text) | None => Ok((text(), captured)),
     }
 }
 
@@ -220,52 +312,9 @@ fn is_journal(environment: &Environment) -> bool {
     device.parse() == Ok(stream.st_dev) && inode.parse() == Ok(stream.st_ino)
 }
 
-/// The file of limited size, in the line format that the reference's clients
-/// parse: numbered arguments, `_meta` and `time`.
-struct Lines {
-    path: PathBuf,
-    largest_bytes: u64,
-    open: Mutex<Open>,
-}
-
-struct Open {
-    file: File,
-    bytes: u64,
-}
-
-impl Lines {
-    fn open(path: &Path) -> Result<Self, private::Error> {
-        if let Some(folder) = path.parent() {
-            private::folder(folder)?;
-        }
-        let open = Open::at(path)?;
-        Ok(Self { path: path.into(), largest_bytes: LARGEST_FILE_BYTES, open: Mutex::new(open) })
-    }
-
-    /// A line that cannot be written is lost: there is nowhere to say so, and
-    /// the daemon's work does not depend on it.
-    fn write(&self, line: &str) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes = line.len() as u64;
-        if open.bytes + bytes > self.largest_bytes
-            && fs::rename(&self.path, self.path.with_extension("log.1")).is_ok()
-            && let Ok(next) = Open::at(&self.path)
-        {
-            *open = next;
-        }
-        if open.file.write_all(line.as_bytes()).is_ok() {
-            open.bytes += bytes;
-        }
-    }
-}
-
-impl Open {
-    fn at(path: &Path) -> Result<Self, private::Error> {
-        let file = private::appended(path)?;
-        let bytes = file.metadata().map_or(0, |metadata| metadata.size());
-        Ok(Self { file, bytes })
-    }
-}
+/// The own log, in the line format that the reference's clients parse:
+/// numbered arguments, `_meta` and `time`.
+struct Lines(Arc<Mutex<Store>>);
 
 impl<S> Layer<S> for Lines
 where
@@ -296,7 +345,8 @@ where
                 text += &outer.rest;
             }
         }
-        self.write(&line(event.metadata().level(), event.metadata().target(), &text));
+        let line = line(event.metadata().level(), event.metadata().target(), &text);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(&line);
     }
 }
 
@@ -370,12 +420,13 @@ fn write_line(out: &mut String, value: &dyn fmt::Debug) -> fmt::Result {
 
 #[cfg(test)]
 mod tests {
-    use tracing_subscriber::layer::SubscriberExt as _;
+    use std::fs;
 
     use super::*;
 
     fn logged(path: &Path, work: impl FnOnce()) -> Vec<serde_json::Value> {
-        let subscriber = Registry::default().with(Lines::open(path).unwrap());
+        let store = Arc::new(Mutex::new(Store::new(Some(path))));
+        let subscriber = Registry::default().with(Lines(store));
         tracing::subscriber::with_default(subscriber, work);
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -413,19 +464,5 @@ mod tests {
         assert!(text.is_ascii() && !text.contains('\n'));
         assert!(text.len() <= LONGEST_PEER_STRING + 3, "{}", text.len());
         assert_eq!(Peer("it's \"me\"").to_string(), "it's \"me\"");
-    }
-
-    #[test]
-    fn a_full_file_is_set_aside_and_writing_goes_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("moltbot.log");
-        let lines = Lines { largest_bytes: 1000, ..Lines::open(&path).unwrap() };
-        for _ in 0..50 {
-            lines.write(&format!("{}\n", "x".repeat(99)));
-        }
-        let size = |path: &Path| fs::metadata(path).unwrap().size();
-        assert!(size(&path) <= 1000 && size(&path) > 0);
-        assert_eq!(size(&dir.path().join("moltbot.log.1")), 1000);
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 }
