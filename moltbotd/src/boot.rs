@@ -2,12 +2,12 @@
 
 use std::{
     mem,
+    path::Path,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use moltbot_protocol::events::system::{Shutdown, Tick};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -141,7 +141,7 @@ impl From<LockError> for Failure {
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
-            BindError::InUse(address) => Self::AddressInUse(match lock::listener(address.port()) {
+            BindError::InUse { address, .. } => Self::AddressInUse(match lock::listener(address.port()) {
                 Some(note) => format!(
                     "{address} is the address of another gateway: {}; give this one its own \
                      gateway.port",
@@ -152,6 +152,21 @@ impl From<BindError> for Failure {
             BindError::Mode(_) => Self::Config(error.to_string()),
             BindError::Failed { .. } | BindError::NotHere { .. } => Self::Other(error.into()),
         }
+    }
+}
+
+/// Nobody is to start again and again over a database that only a person can
+/// mend.
+fn unusable(database: &Path, error: StoreError) -> Failure {
+    let path = database.display();
+    match error {
+        StoreError::File(error) => error.into(),
+        error if error.is_damage() => Failure::Refused(format!(
+            "{path} is damaged ({error}); put back a backup with: moltbotctl backup restore FILE; \
+             or keep what is left of it and start empty: mv {path} {path}.damaged"
+        )),
+        error @ StoreError::Newer { .. } => Failure::Refused(format!("{path}: {error}")),
+        error => Failure::Other(anyhow::Error::new(error).context(format!("cannot open {path}"))),
     }
 }
 
@@ -171,7 +186,8 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// Runs the daemon until it is told to stop.
 pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     raise_file_limit();
-    let store = Store::open(&start.paths.database()).context("cannot open the database")?;
+    let database = start.paths.database();
+    let store = Store::open(&database).map_err(|error| unusable(&database, error))?;
     let mut gateway_config = start.config.get().gateway.clone();
     gateway_config.bind = start.bind;
     let inherited = mem::take(&mut start.inherited);

@@ -264,7 +264,9 @@ fn read(file: &mut File) -> Option<Note> {
     serde_json::from_str(&text).ok()
 }
 
-fn pidfile(profile: Option<&str>) -> Result<PathBuf, private::Error> {
+/// Returns the file whose lock keeps a second gateway of a profile from
+/// starting on this host; makes its folder.
+pub fn pidfile(profile: Option<&str>) -> Result<PathBuf, private::Error> {
     let suffix = profile.map_or(String::new(), |name| format!("-{name}"));
     let uid = Uid::effective();
     let by_system = Path::new("/run").join(format!("moltbot{suffix}"));

@@ -8,7 +8,8 @@ use std::{
     fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::fs::{
-        DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+        DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+        PermissionsExt as _,
     },
     path::{Path, PathBuf},
 };
@@ -44,8 +45,16 @@ pub enum Error {
         /// Its mode.
         mode: u32,
     },
+    /// Something else stands in its place.
+    #[error("{path} is a {what}; move it out of the way: mv {path} {path}.old")]
+    InTheWay {
+        /// The file or folder.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
     /// The system said no.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}: {source}{}", advice(path, source))]
     Io {
         /// The file or folder.
         path: String,
@@ -60,10 +69,37 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
-    /// Returns whether it was refused because it would not be safe.
+    /// Returns whether another try would end the same: it would not be safe,
+    /// or somebody must change something first.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Io { .. })
+        let Self::Io { source, .. } = self else { return true };
+        matches!(
+            source.kind(),
+            io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+                | io::ErrorKind::NotADirectory
+        )
+    }
+}
+
+/// Returns the command that helps.
+fn advice(path: &str, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("; see who may: namei -l {path}")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            format!("; choose a place that can be written, or see: findmnt -T {path}")
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            format!("; a file is where a folder should be: namei -l {path}")
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("; make room, see: df -h {path}")
+        }
+        _ if error.raw_os_error() == Some(nix::libc::EMFILE) => "; raise LimitNOFILE".to_owned(),
+        _ => String::new(),
     }
 }
 
@@ -79,16 +115,33 @@ pub fn folder(path: &Path) -> Result<Option<u32>, Error> {
 /// Opens a file of ours for reading and writing, creating it as needed.
 /// Returns the mode it had when that had to be narrowed.
 pub fn file(path: &Path) -> Result<(File, Option<u32>), Error> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(Error::io(path))?;
+    let open = || {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            // A link is not followed, a pipe not waited for.
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK)
+            .open(path)
+    };
+    let file = match open() {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && make_writable(path) => {
+            open()
+        }
+        result => result,
+    };
+    let file = match file {
+        Ok(file) => file,
+        Err(error) => return Err(in_the_way(path).unwrap_or_else(|| Error::io(path)(error))),
+    };
     let metadata = file.metadata().map_err(Error::io(path))?;
+    if !metadata.is_file() {
+        return Err(
+            in_the_way(path).unwrap_or_else(|| Error::io(path)(io::ErrorKind::Other.into()))
+        );
+    }
     own(path, &metadata)?;
     let narrowed = narrow(path, &metadata, FILE_MODE)?;
     Ok((file, narrowed))
@@ -140,6 +193,32 @@ fn trusted_file(path: &Path) -> Result<(File, Metadata), Error> {
         return Err(Error::Writable { path: path.display().to_string(), mode });
     }
     Ok((file, metadata))
+}
+
+/// Gives us back the right to write a file of ours.
+fn make_writable(path: &Path) -> bool {
+    let ours = fs::symlink_metadata(path)
+        .is_ok_and(|it| it.is_file() && it.uid() == Uid::effective().as_raw());
+    ours && fs::set_permissions(path, Permissions::from_mode(FILE_MODE)).is_ok()
+}
+
+/// Names what stands in the place of a file.
+fn in_the_way(path: &Path) -> Option<Error> {
+    let kind = fs::symlink_metadata(path).ok()?.file_type();
+    let what = if kind.is_symlink() {
+        "link"
+    } else if kind.is_dir() {
+        "folder"
+    } else if kind.is_fifo() {
+        "pipe"
+    } else if kind.is_socket() {
+        "socket"
+    } else if kind.is_file() {
+        return None;
+    } else {
+        "device"
+    };
+    Some(Error::InTheWay { path: path.display().to_string(), what })
 }
 
 fn own(path: &Path, metadata: &Metadata) -> Result<(), Error> {

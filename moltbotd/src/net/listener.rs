@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     Shared,
     addresses::{self, Addresses, interfaces},
-    http,
+    holder, http,
     ingress::Listener,
 };
 use crate::{
@@ -46,8 +46,13 @@ pub struct Listeners {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Somebody else listens there.
-    #[error("another program is already listening on {0}; `ss -ltnp` shows which")]
-    InUse(SocketAddr),
+    #[error("{address} is taken: {}", taken_by(*.address, .holder.as_deref()))]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// Who listens, as far as the system tells.
+        holder: Option<String>,
+    },
     /// No interface of this host has the address.
     #[error(
         "cannot listen on {address}: this host has no such address, only {own}; set \
@@ -70,6 +75,17 @@ pub enum BindError {
     /// A mode that this version does not have.
     #[error("gateway.bind: {0}")]
     Mode(String),
+}
+
+fn taken_by(address: SocketAddr, holder: Option<&str>) -> String {
+    let port = address.port();
+    match holder {
+        Some(holder) => format!("{holder} listens there; stop it, or choose another --port"),
+        None => format!(
+            "another program listens there; find it with: ss -ltnp 'sport = :{port}' (as root it \
+             names programs of other users), or choose another --port"
+        ),
+    }
 }
 
 /// Binds everything, or nothing. Sockets of a `.socket` unit take the place of
@@ -215,7 +231,9 @@ fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
         socket.listen(4096)
     })();
     bound.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        io::ErrorKind::AddrInUse => {
+            BindError::InUse { address, holder: holder::of(address.port()) }
+        }
         io::ErrorKind::AddrNotAvailable => {
             let own: Vec<_> = interfaces().iter().map(ToString::to_string).collect();
             BindError::NotHere { address, own: own.join(", ") }

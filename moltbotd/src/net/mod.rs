@@ -6,6 +6,7 @@
 mod addresses;
 mod connection;
 mod handshake;
+mod holder;
 mod http;
 mod ingress;
 mod listener;

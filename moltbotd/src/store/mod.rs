@@ -74,6 +74,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Returns whether the file is no database any more.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        let Self::Sqlite(error) = self else { return false };
+        matches!(error.sqlite_error_code(), Some(Code::DatabaseCorrupt | Code::NotADatabase))
+    }
+
     /// Returns whether the disk, rather than the request, is at fault.
     #[must_use]
     pub fn is_disk(&self) -> bool {
