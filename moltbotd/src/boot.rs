@@ -141,14 +141,16 @@ impl From<LockError> for Failure {
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
-            BindError::InUse { address, .. } => Self::AddressInUse(match lock::listener(address.port()) {
-                Some(note) => format!(
-                    "{address} is the address of another gateway: {}; give this one its own \
+            BindError::InUse { address, .. } => {
+                Self::AddressInUse(match lock::listener(address.port()) {
+                    Some(note) => format!(
+                        "{address} is the address of another gateway: {}; give this one its own \
                      gateway.port",
-                    note.identity()
-                ),
-                None => error.to_string(),
-            }),
+                        note.identity()
+                    ),
+                    None => error.to_string(),
+                })
+            }
             BindError::Mode(_) => Self::Config(error.to_string()),
             BindError::Failed { .. } | BindError::NotHere { .. } => Self::Other(error.into()),
         }

@@ -79,6 +79,7 @@ impl Error {
             io::ErrorKind::PermissionDenied
                 | io::ErrorKind::ReadOnlyFilesystem
                 | io::ErrorKind::NotADirectory
+                | io::ErrorKind::AlreadyExists
         )
     }
 }

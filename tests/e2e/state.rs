@@ -48,7 +48,7 @@ async fn the_state_of_a_later_version_is_refused_and_left_alone() {
     bytes[60..64].copy_from_slice(&9999_u32.to_be_bytes());
     replace_database(&daemon, &bytes);
     let (code, text) = daemon.fail_to_start().await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(77));
     assert!(text.contains("9999"), "{text}");
     assert_eq!(std::fs::read(daemon.state_dir().join("moltbot.db")).unwrap(), bytes);
 }

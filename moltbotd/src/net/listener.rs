@@ -120,7 +120,7 @@ pub async fn bind(
         }
         match own(SocketAddr::new(host, port), &mut inherited) {
             Ok(listener) => tcp.push(listener),
-            Err(error @ BindError::InUse(_)) => tracing::warn!(%error, "one address less"),
+            Err(error @ BindError::InUse { .. }) => tracing::warn!(%error, "one address less"),
             // Some hosts have no IPv6; clients that try ::1 first fall back.
             Err(error) => tracing::debug!(%error, "one address less"),
         }
