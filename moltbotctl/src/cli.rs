@@ -12,8 +12,10 @@ use crate::{
         logs::LogsArgs,
         nodes::NodesCommand,
         profile::ProfileCommand,
+        remote::RemoteCommand,
         send::SendArgs,
         service::{InstallArgs, RestartArgs, ServiceCommand, Which},
+        tunnel::TunnelCommand,
     },
     ssh::Destination,
 };
@@ -159,6 +161,12 @@ pub enum Command {
     Config(ConfigCommand),
     /// Show which gateway would be used, and why
     Where,
+    /// Say which gateway on another host commands go to
+    #[command(subcommand)]
+    Remote(RemoteCommand),
+    /// Keep a port of this host connected to the gateway of another one, for apps that need a port
+    #[command(subcommand)]
+    Tunnel(TunnelCommand),
     /// Copy everything the gateway remembers, check copies, put them back
     #[command(subcommand)]
     Backup(BackupCommand),

@@ -33,11 +33,18 @@ pub struct Helped {
     pub message: String,
     /// What to do about it.
     pub advice: String,
+    /// The exit code.
+    pub exit: u8,
 }
 
 /// Returns an error with the command that helps.
 pub fn helped(message: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
-    Helped { message: message.into(), advice: advice.into() }.into()
+    ended(1, message, advice)
+}
+
+/// Returns an error with the command that helps and an exit code of its own.
+pub fn ended(exit: u8, message: impl Into<String>, advice: impl Into<String>) -> anyhow::Error {
+    Helped { message: message.into(), advice: advice.into(), exit }.into()
 }
 
 /// What every command shares.
@@ -112,13 +119,18 @@ impl Context {
     /// # Errors
     /// When one is named but cannot be used.
     pub fn candidates(&self) -> anyhow::Result<Vec<Candidate>> {
+        self.surroundings().candidates()
+    }
+
+    /// Returns what the resolver looks at.
+    #[must_use]
+    pub const fn surroundings(&self) -> Surroundings<'_> {
         Surroundings {
             flags: &self.flags,
             environment: &self.environment,
             config: &self.config,
             paths: &self.paths,
         }
-        .candidates()
     }
 
     /// Returns how this program presents itself at a target. The control socket
@@ -191,11 +203,7 @@ impl Context {
                 Err((
                     source,
                     match withheld {
-                        // The exit code is the error's.
-                        Some(withheld) => anyhow::Error::from(error).context(Helped {
-                            message: "the gateway was shown no credentials".into(),
-                            advice: withheld,
-                        }),
+                        Some(withheld) => ended(error.exit_code(), error.to_string(), withheld),
                         None => error.into(),
                     },
                 ))
@@ -243,6 +251,7 @@ fn flags(globals: &Globals) -> anyhow::Result<Flags> {
     Ok(Flags {
         url: globals.url.clone(),
         token,
+        token_file: globals.token_file.clone(),
         password,
         ssh: globals.ssh.clone(),
         ssh_identity: globals.ssh_identity.clone(),

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 mod connection;
 pub mod context;
+pub mod delay;
 pub mod environment;
 pub mod error;
 pub mod files;
@@ -23,6 +24,7 @@ pub mod sockets;
 pub mod ssh;
 pub mod target;
 pub mod transport;
+pub mod tunnel;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
@@ -68,7 +70,11 @@ fn execute(cli: Cli, environment: Environment) -> anyhow::Result<ExitCode> {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(|cause| cause.downcast_ref().map(Error::exit_code)).unwrap_or(1)
+    let known = |cause: &(dyn std::error::Error + 'static)| {
+        let helped = cause.downcast_ref::<Helped>().map(|helped| helped.exit);
+        helped.or_else(|| cause.downcast_ref().map(Error::exit_code))
+    };
+    error.chain().find_map(known).unwrap_or(1)
 }
 
 fn report(output: Output, error: &anyhow::Error) {

@@ -18,6 +18,8 @@ pub struct Flags {
     pub url: Option<String>,
     /// `--token`, or the content of `--token-file`.
     pub token: Option<Secret>,
+    /// `--token-file`, whose content is the token then.
+    pub token_file: Option<PathBuf>,
     /// `--password`.
     pub password: Option<Secret>,
     /// `--ssh`.

@@ -14,4 +14,5 @@ mod ssh;
 #[cfg(target_os = "linux")]
 mod systemd;
 mod telegram;
+mod tunnel;
 mod whole_way;

@@ -19,10 +19,12 @@ pub mod pairing;
 mod pick;
 pub mod probe;
 pub mod profile;
+pub mod remote;
 pub mod send;
 pub mod service;
 pub mod sessions;
 pub mod status;
+pub mod tunnel;
 #[path = "where.rs"]
 pub mod where_;
 
@@ -61,6 +63,8 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
         Command::Backup(command) => return backup::run(cx, &command),
         Command::Doctor { fix } => return doctor::run(cx, fix).await,
         Command::Import(args) => return import::run(cx, &args),
+        Command::Remote(command) => remote::run(cx, command).await?,
+        Command::Tunnel(command) => return tunnel::run(cx, command).await,
         Command::Where => where_::run(cx)?,
         Command::Node(NodeCommand::Run(args)) => node::run(cx, args).await?,
         Command::Completions { shell } => completions::run(cx, shell),

@@ -26,6 +26,7 @@ use crate::{
     client::{Client, Options},
     config::LocalConfig,
     context::{Context, helped},
+    delay::Delay,
     error::Error,
     files,
     identity::Keyring,
@@ -127,7 +128,7 @@ fn lock(folder: &Path) -> anyhow::Result<Flock<File>> {
 }
 
 async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> anyhow::Result<()> {
-    let mut delay = FIRST_DELAY;
+    let mut delay = Delay::new(FIRST_DELAY, LONGEST_DELAY);
     let mut told = String::new();
     loop {
         let started = std::time::Instant::now();
@@ -138,7 +139,7 @@ async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> any
                 let how = host.serve(client).await;
                 cx.output.remark(format!("disconnected ({how}), connecting again"));
                 if started.elapsed() >= STABLE {
-                    delay = FIRST_DELAY;
+                    delay.reset();
                 }
             }
             Err(error) => {
@@ -160,12 +161,11 @@ async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> any
                     told = line;
                 }
                 if waits.is_some() {
-                    delay = delay.min(APPROVAL_DELAY);
+                    delay.at_most(APPROVAL_DELAY);
                 }
             }
         }
-        tokio::time::sleep(jittered(delay)).await;
-        delay = (delay * 2).min(LONGEST_DELAY);
+        delay.wait().await;
     }
 }
 
@@ -176,12 +176,4 @@ async fn connect(cx: &mut Context, options: &Options) -> anyhow::Result<(Client,
     let connected = cx.connect_as(|_| options.clone()).await?;
     let target = connected.candidate.target.context("what was connected to has an address")?;
     Ok((connected.client, target))
-}
-
-/// Half to all of the delay, so that nodes do not come back all at once.
-fn jittered(delay: Duration) -> Duration {
-    let mut byte = [0];
-    // Without random bytes the delay is the longest.
-    let share = getrandom::fill(&mut byte).map_or(1.0, |()| f64::from(byte[0]) / 255.0);
-    delay.mul_f64(0.5 + share / 2.0)
 }

@@ -13,6 +13,7 @@ use tokio::process::Command;
 
 pub use destination::Destination;
 pub use failure::{Failure, Kind};
+pub(crate) use stream::Said;
 pub use stream::Stream;
 
 /// The program, found through `PATH`.

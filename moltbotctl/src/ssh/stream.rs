@@ -154,26 +154,26 @@ async fn wait_for_end(child: &mut Child) -> Option<std::process::ExitStatus> {
 
 /// What an ssh writes to standard error, read as it comes.
 #[derive(Debug)]
-struct Said {
+pub(crate) struct Said {
     kept: Arc<Mutex<Vec<u8>>>,
     reading: JoinHandle<()>,
 }
 
 impl Said {
-    fn of(stderr: Option<ChildStderr>) -> Self {
+    pub(crate) fn of(stderr: Option<ChildStderr>) -> Self {
         let kept = Arc::<Mutex<Vec<u8>>>::default();
         let reading = tokio::spawn(read(stderr, Arc::clone(&kept)));
         Self { kept, reading }
     }
 
     /// Returns what was said so far.
-    fn so_far(&self) -> String {
+    pub(crate) fn so_far(&self) -> String {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         String::from_utf8_lossy(&kept).into_owned()
     }
 
     /// Waits a moment for the last words of an ssh that ended.
-    async fn words(mut self) -> String {
+    pub(crate) async fn words(mut self) -> String {
         let _ = tokio::time::timeout(WORDS_WAIT, &mut self.reading).await;
         self.so_far()
     }
