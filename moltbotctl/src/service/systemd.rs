@@ -142,8 +142,11 @@ impl<'a> Unit<'a> {
         let words: Vec<&str> =
             ["enable"].into_iter().chain(units.iter().map(String::as_str)).collect();
         self.host.must(self.command(&words)).await?;
-        let mut done =
-            Done::new(if before.installed && !wrote { "already-installed" } else { "installed" });
+        let mut done = Done::new(if before.installed && before.enabled && !wrote {
+            "already-installed"
+        } else {
+            "installed"
+        });
         if !how.no_start {
             // One that runs is left alone: it goes on with the old unit until
             // it is restarted.

@@ -6,6 +6,7 @@ mod machine;
 mod package;
 mod profiles;
 mod restarts;
+mod service;
 mod units;
 mod user;
 mod watchdog;
@@ -35,5 +36,6 @@ on_both! {
     a_wedged_gateway_is_killed_and_comes_back => super::watchdog::story;
     restarts_refuse_nobody => super::restarts::story;
     sixteen_profiles_do_not_notice_each_other => super::profiles::story;
+    a_service_is_what_moltbotctl_makes_of_it => super::service::story;
     a_user_without_a_session_keeps_the_gateway => super::user::story;
 }
