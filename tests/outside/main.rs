@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod foreign;
+mod host;
 mod import;
 mod kill9;
 mod reference_clients;
