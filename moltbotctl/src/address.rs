@@ -65,6 +65,20 @@ impl Address {
         }
     }
 
+    /// Returns whether it is a plain WebSocket to an address of a tailnet, which
+    /// encrypts everything itself. A name does not count: a resolver must not
+    /// decide what is safe.
+    #[must_use]
+    pub fn is_plain_tailnet(&self) -> bool {
+        let Self::Web(web) = self else { return false };
+        !web.tls
+            && match web.ip().map(|ip| ip.to_canonical()) {
+                Some(IpAddr::V4(ip)) => ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64,
+                Some(IpAddr::V6(ip)) => ip.segments()[..3] == [0xfd7a, 0x115c, 0xa1e0],
+                None => false,
+            }
+    }
+
     /// Returns whether nothing leaves this host. Only literal addresses and the
     /// name `localhost`, which is never looked up, count.
     #[must_use]
@@ -221,6 +235,22 @@ mod tests {
             "ssh://127.0.0.1",
         ] {
             assert!(!address(text).is_loopback(), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_literal_addresses_of_a_tailnet_are_in_it() {
+        for text in ["ws://100.64.0.1:1", "ws://100.127.255.255:1", "ws://[fd7a:115c:a1e0::1]:1"] {
+            assert!(address(text).is_plain_tailnet(), "{text}");
+        }
+        for text in [
+            "wss://100.64.0.1:1",
+            "ws://100.128.0.1:1",
+            "ws://100.63.0.1:1",
+            "ws://[fd7a:115c:a1e1::1]:1",
+            "ws://box.tail.ts.net:1",
+        ] {
+            assert!(!address(text).is_plain_tailnet(), "{text}");
         }
     }
 

@@ -18,12 +18,14 @@ use crate::{
         tunnel::TunnelCommand,
     },
     ssh::Destination,
+    tls::Pins,
 };
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 what answers is no gateway,
 5 another protocol version, 6 credentials not accepted, 7 waits for approval, 8 no answer in time,
-9 the connection ended, 10 refused to send credentials in the clear. Of ssh: 20 cannot be started or
-failed, 21 host key not known, 22 host key changed, 23 key refused, 24 name not known, 25 host does
+9 the connection ended, 10 refused to send credentials in the clear. Of TLS: 11 another certificate than
+the pinned one, 12 certificate not trusted, 13 certificate expired, 14 one side speaks TLS and the other
+does not. Of ssh: 20 cannot be started or failed, 21 host key not known, 22 host key changed, 23 key refused, 24 name not known, 25 host does
 not answer, 26 no gateway behind it, 27 forwarding prohibited, 28 connection lost, 29 silent.
 Of tunnel: 69 the local port is taken.
 
@@ -83,6 +85,9 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "PORT",
         value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
+    /// Accept this certificate of a wss:// gateway and no other: its SHA-256, or two parted by a comma
+    #[arg(long, global = true, value_name = "SHA256")]
+    pub tls_fingerprint: Option<Pins>,
     /// Configuration file
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -223,6 +228,8 @@ pub enum GatewayCommand {
     },
     /// Try every place a gateway might be
     Probe,
+    /// Show the gateway's certificate: what clients pin
+    Tls,
     /// Install the service, enable and start it
     Install(InstallArgs),
     /// Stop the service and remove it; the state stays

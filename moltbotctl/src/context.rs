@@ -195,6 +195,11 @@ impl Context {
         let Some(target) = &candidate.target else {
             return Err((source, anyhow::anyhow!("{} names no address", source.name())));
         };
+        if target.address.is_plain_tailnet() {
+            self.output.remark(
+                "note: ws:// to a tailnet address is encrypted by the tailnet, and only there",
+            );
+        }
         let started = Instant::now();
         match Client::connect(target, &options(target)).await {
             Ok(client) => Ok(Connected { client, candidate, latency: started.elapsed() }),
@@ -256,5 +261,6 @@ fn flags(globals: &Globals) -> anyhow::Result<Flags> {
         ssh: globals.ssh.clone(),
         ssh_identity: globals.ssh_identity.clone(),
         port: globals.port,
+        pins: globals.tls_fingerprint.clone(),
     })
 }

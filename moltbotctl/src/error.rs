@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use crate::ssh;
+use crate::{ssh, tls::Fault};
 
 /// A failed connection or call.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +30,14 @@ pub enum Error {
     /// ssh does not get to the gateway.
     #[error("{0}")]
     Ssh(Box<ssh::Failure>),
+    /// The other side's TLS is not what was wanted.
+    #[error("cannot connect to {url}: {fault}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        fault: Fault,
+    },
     /// The address is not on this host and not protected by TLS.
     #[error("refusing to send credentials over plain {0}")]
     Plaintext(String),
@@ -195,6 +203,7 @@ impl Error {
             Self::Closed(Closed { ssh: Some(failure), .. }) => failure.kind.exit_code(),
             Self::Closed(_) => 9,
             Self::Plaintext(_) => 10,
+            Self::Tls { fault, .. } => fault.exit_code(),
             _ => 1,
         }
     }
@@ -233,6 +242,7 @@ impl Error {
             }
             Self::Ssh(failure) => failure.advice(),
             Self::Closed(Closed { ssh: Some(failure), .. }) => failure.advice(),
+            Self::Tls { fault, .. } => fault.advice(),
             Self::Plaintext(_) => {
                 "use a wss:// address or --ssh user@host; --insecure sends in the clear anyway"
                     .into()

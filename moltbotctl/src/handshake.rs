@@ -18,6 +18,7 @@ use crate::{
     frames::{self, Frame},
     identity::{Identity, Keyring},
     target::Target,
+    tls::Fault,
     transport::{self, Socket},
 };
 
@@ -77,7 +78,9 @@ fn keep_token(
 fn check_plaintext(target: &Target, options: &Options) -> Result<(), Error> {
     match &target.address {
         Address::Web(WebAddress { tls: false, .. })
-            if !options.insecure && !target.address.is_loopback() =>
+            if !(options.insecure
+                || target.address.is_loopback()
+                || target.address.is_plain_tailnet()) =>
         {
             Err(Error::Plaintext(target.address.to_string()))
         }
@@ -116,6 +119,9 @@ async fn introduce(
 fn no_connection(url: &str, error: &tungstenite::Error) -> Error {
     if let Some(failure) = frames::ssh_failure(error) {
         return Error::Ssh(Box::new(failure.clone()));
+    }
+    if let Some(fault) = Fault::of(error) {
+        return Error::Tls { url: url.into(), fault };
     }
     if let Some(reason) = no_gateway(error) {
         return Error::NoGateway { url: url.into(), reason };

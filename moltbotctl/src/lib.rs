@@ -23,6 +23,7 @@ pub mod service;
 pub mod sockets;
 pub mod ssh;
 pub mod target;
+pub mod tls;
 pub mod transport;
 pub mod tunnel;
 

@@ -14,6 +14,7 @@ use crate::{
     running::Running,
     ssh::{Destination, Login},
     target::{Candidate, Credentials, DEFAULT_PORT, Flags, Secret, Source, Target},
+    tls::Pins,
 };
 
 /// Everything the resolver looks at.
@@ -164,7 +165,7 @@ impl Surroundings<'_> {
             target: Some(Target {
                 address: Address::Web(WebAddress::loopback(port, tls)),
                 credentials,
-                tls_fingerprint: None,
+                tls_fingerprint: if tls { self.own_pin() } else { None },
             }),
             available: true,
             reason: format!("the port is {source}"),
@@ -385,27 +386,55 @@ impl Surroundings<'_> {
         Ok(self.config.text(key)?.map(|value| Secret::new(value, key)))
     }
 
-    /// A pin belongs to the remote gateway of the configuration.
-    fn pin_for(&self, address: &Address) -> anyhow::Result<Option<String>> {
+    /// A pin that was typed belongs to the address typed with it, that of the
+    /// configuration to its remote gateway, and the own certificate to the own
+    /// port.
+    fn pin_for(&self, address: &Address) -> anyhow::Result<Option<Pins>> {
+        let web = match address {
+            Address::Web(web) if web.tls => web,
+            Address::Ssh(ssh) if ssh.gateway.tls => &ssh.gateway,
+            _ if self.flags.pins.is_some() => bail!("--tls-fingerprint needs a wss:// URL"),
+            _ => return self.configured_pin(address),
+        };
+        if let Some(pins) = &self.flags.pins {
+            return Ok(Some(pins.clone()));
+        }
+        if let Some(pins) = self.configured_pin(address)? {
+            return Ok(Some(pins));
+        }
+        let own = address.is_loopback() && self.port().is_ok_and(|(port, _)| port == web.port);
+        Ok(if own { self.own_pin() } else { None })
+    }
+
+    fn configured_pin(&self, address: &Address) -> anyhow::Result<Option<Pins>> {
+        const KEY: &str = "gateway.remote.tlsFingerprint";
         if !self.is_remote_gateway(address) {
             return Ok(None);
         }
-        let Some(pin) = self.config.text("gateway.remote.tlsFingerprint")? else { return Ok(None) };
+        let Some(pin) = self.config.text(KEY)? else { return Ok(None) };
         let Some(WebAddress { tls: true, .. }) = address.web() else {
-            bail!("gateway.remote.tlsFingerprint needs a wss:// URL");
+            bail!("{KEY} needs a wss:// URL");
         };
-        Ok(Some(normal_fingerprint(&pin)))
+        pin.parse().map(Some).with_context(|| format!("cannot use {KEY}"))
+    }
+
+    /// The certificate that the gateway on this host shows, if this user may
+    /// read it.
+    fn own_pin(&self) -> Option<Pins> {
+        if let Some(pins) = &self.flags.pins {
+            return Some(pins.clone());
+        }
+        let home = self.environment.var("HOME").map(Path::new);
+        let path = match self.config.text("gateway.tls.certPath").ok()? {
+            Some(path) => paths::expand(&path, home),
+            None => self.paths.state_dir.join("gateway/tls/gateway-cert.pem"),
+        };
+        Pins::of_file(&path)
     }
 }
 
 fn unavailable(source: Source, reason: impl Into<String>) -> Candidate {
     Candidate { source, target: None, available: false, reason: reason.into(), withheld: None }
-}
-
-fn normal_fingerprint(pin: &str) -> String {
-    let pin = pin.to_ascii_lowercase();
-    let pin = pin.strip_prefix("sha256:").unwrap_or(&pin);
-    pin.chars().filter(char::is_ascii_hexdigit).collect()
 }
 
 #[cfg(test)]
@@ -472,7 +501,7 @@ mod tests {
 
     const LOCAL: &str = "{ gateway: { port: 20001, auth: { token: 'local' } } }";
     const REMOTE: &str = "{ gateway: { mode: 'remote', auth: { token: 'local' },
-        remote: { url: 'wss://far.example', token: 'far', tlsFingerprint: 'SHA256:AA:BB' } } }";
+        remote: { url: 'wss://far.example', token: 'far', tlsFingerprint: 'SHA256:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB:AB' } } }";
 
     #[test]
     fn without_anything_the_loopback_port_of_the_configuration_wins() {
@@ -498,7 +527,8 @@ mod tests {
         let winner = setup.winner();
         assert_eq!(winner.source, Source::ConfigRemote);
         assert_eq!(token(&winner).as_deref(), Some("far"));
-        assert_eq!(winner.target.unwrap().tls_fingerprint.as_deref(), Some("aabb"));
+        let pins = winner.target.unwrap().tls_fingerprint.unwrap();
+        assert_eq!(pins.to_string(), format!("sha256:{}", "ab".repeat(32)));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{fmt, fs, path::PathBuf};
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 
-use crate::{address::Address, identity::fingerprint, ssh::Destination};
+use crate::{address::Address, identity::fingerprint, ssh::Destination, tls::Pins};
 
 /// The port a gateway listens on unless told otherwise.
 pub const DEFAULT_PORT: u16 = 18789;
@@ -28,6 +28,8 @@ pub struct Flags {
     pub ssh_identity: Option<PathBuf>,
     /// `--port`.
     pub port: Option<u16>,
+    /// `--tls-fingerprint`.
+    pub pins: Option<Pins>,
 }
 
 /// Where a candidate comes from, in order of precedence.
@@ -126,8 +128,8 @@ pub struct Target {
     pub address: Address,
     /// What it is shown.
     pub credentials: Credentials,
-    /// SHA-256 of the certificate it must present, as lower-case hex.
-    pub tls_fingerprint: Option<String>,
+    /// The certificates it may present; any that this host trusts when absent.
+    pub tls_fingerprint: Option<Pins>,
 }
 
 impl Target {
@@ -169,7 +171,8 @@ impl Candidate {
             "password":
                 Secret::report(target.and_then(|target| target.credentials.password.as_ref())),
             "sshIdentity": target.and_then(Target::ssh_identity),
-            "tlsFingerprint": target.and_then(|target| target.tls_fingerprint.as_deref()),
+            "tlsFingerprint":
+                target.and_then(|target| Some(target.tls_fingerprint.as_ref()?.to_string())),
             "withheld": self.withheld,
         })
     }

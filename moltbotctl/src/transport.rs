@@ -1,15 +1,8 @@
 //! Opens the socket to a gateway: TCP, TLS, a Unix socket or ssh, then the
 //! WebSocket upgrade.
 
-use std::{io, net::Ipv4Addr, net::Ipv6Addr, sync::Arc, time::Duration};
+use std::{io, net::Ipv4Addr, net::Ipv6Addr, time::Duration};
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{self, CryptoProvider, ring},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
-use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -21,9 +14,9 @@ use tokio_tungstenite::{
 
 use crate::{
     address::{Address, WebAddress},
-    identity::hex,
     ssh,
     target::Target,
+    tls,
 };
 
 /// Largest message a gateway may send.
@@ -52,12 +45,7 @@ pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungste
         ),
     };
     let connector = match (target.address.web(), &target.tls_fingerprint) {
-        (Some(WebAddress { tls: true, .. }), Some(pin)) => Some(pinned(pin)?),
-        (Some(WebAddress { tls: true, .. }), None) => {
-            // An earlier call may have installed it: both are the same.
-            let _ = ring::default_provider().install_default();
-            None
-        }
+        (Some(WebAddress { tls: true, .. }), pins) => tls::connector(pins.as_ref())?,
         _ => Some(Connector::Plain),
     };
     let config = WebSocketConfig::default()
@@ -81,67 +69,4 @@ async fn connect(web: &WebAddress) -> io::Result<TcpStream> {
     };
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-fn pinned(fingerprint: &str) -> Result<Connector, tungstenite::Error> {
-    let provider = Arc::new(ring::default_provider());
-    let verifier = Pin { fingerprint: fingerprint.to_owned(), provider: provider.clone() };
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| tungstenite::Error::Io(io::Error::other(error)))?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(Connector::Rustls(Arc::new(config)))
-}
-
-/// Accepts exactly one certificate, whoever signed it.
-#[derive(Debug)]
-struct Pin {
-    fingerprint: String,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Pin {
-    fn verify_server_cert(
-        &self,
-        certificate: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let found = hex(&Sha256::digest(certificate));
-        if found == self.fingerprint {
-            return Ok(ServerCertVerified::assertion());
-        }
-        Err(rustls::Error::General(format!(
-            "the certificate has fingerprint {found}, not the pinned {}",
-            self.fingerprint
-        )))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        crypto::verify_tls12_signature(message, certificate, signature, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        crypto::verify_tls13_signature(message, certificate, signature, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

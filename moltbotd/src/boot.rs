@@ -30,8 +30,8 @@ use crate::{
     methods,
     net::{self, BindError, Budget, Shared},
     nodes::{AgentCalls, Nodes},
-    paths::Paths,
-    presence::Presence,
+    paths::{self, Paths},
+    presence::{self, Presence},
     private,
     providers::Models,
     reload::Follower,
@@ -40,6 +40,7 @@ use crate::{
     sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
     supervisor::{self, Supervisor},
+    tls::{self, Tls, TlsError},
     tools::{self, Tools},
 };
 
@@ -138,6 +139,16 @@ impl From<LockError> for Failure {
     }
 }
 
+impl From<TlsError> for Failure {
+    fn from(error: TlsError) -> Self {
+        match error {
+            TlsError::File(file) => file.into(),
+            TlsError::Invalid(_) => Self::Config(error.to_string()),
+            TlsError::Io { .. } => Self::Other(error.into()),
+        }
+    }
+}
+
 impl From<BindError> for Failure {
     fn from(error: BindError) -> Self {
         match error {
@@ -151,6 +162,7 @@ impl From<BindError> for Failure {
                     None => error.to_string(),
                 })
             }
+            BindError::Plain(_) => Self::Refused(error.to_string()),
             BindError::Mode(_) => Self::Config(error.to_string()),
             BindError::Failed { .. } | BindError::NotHere { .. } => Self::Other(error.into()),
         }
@@ -181,6 +193,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// When clients are told to expect a restarted daemon.
 const RESTART_EXPECTED_MS: u64 = 1500;
 
+/// How often to look whether the certificate was replaced.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
+
 /// How much longer than a part of the drain the service manager is asked to
 /// wait.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -192,12 +207,13 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     let store = Store::open(&database).map_err(|error| unusable(&database, error))?;
     let mut gateway_config = start.config.get().gateway.clone();
     gateway_config.bind = start.bind;
+    let tls = certificate(&gateway_config.tls, &start.paths)?;
     let inherited = mem::take(&mut start.inherited);
     let control = start.paths.control_socket();
     let listeners = net::bind(&gateway_config, start.port, &control, inherited).await?;
     // A full queue makes channels wait; what they read is in the inbox by then.
     let (inbound, messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
-    let shared = build(&start, store, inbound, listeners.port);
+    let shared = build(&start, store, inbound, tls, listeners.port);
     let address = format!("127.0.0.1:{}", listeners.port);
     start.locks.listening(&address);
     let probes = net::serve(listeners, &shared);
@@ -230,6 +246,9 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
         status: format!("listening on {address}"),
     };
     background.spawn(follower.run(start.reload, start.stop.clone()));
+    if let Some(tls) = &shared.gateway.tls {
+        background.spawn(follow_certificate(Arc::clone(tls), start.config.changes()));
+    }
     background.spawn(follow_changes(&shared, start.config.changes()));
     start.stop.cancelled().await;
     supervisor::stopping("telling clients, finishing what is under way");
@@ -242,7 +261,13 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     Ok(if shared.gateway.restart.is_under_way() { Ended::Restart } else { Ended::Stopped })
 }
 
-fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Shared {
+fn build(
+    start: &Start,
+    store: Store,
+    inbound: InboundQueue,
+    tls: Option<Arc<Tls>>,
+    port: u16,
+) -> Shared {
     let started = Instant::now();
     let bus = Arc::new(Bus::default());
     let secrets = Secrets {
@@ -305,11 +330,13 @@ fn build(start: &Start, store: Store, inbound: InboundQueue, port: u16) -> Share
             profile: start.paths.profile.clone(),
             logs: start.logs.clone(),
             channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
+            tls: tls.clone(),
             started,
         }),
         paths: start.paths.clone(),
         logs: start.logs.clone(),
         config: Arc::clone(&start.config),
+        tls,
         store,
         bus,
         dedupe: Dedupe::default(),
@@ -348,6 +375,42 @@ fn background(shared: &Shared) -> JoinSet<()> {
     let logs = shared.gateway.logs.clone();
     tasks.spawn(async move { logs.keep_count().await });
     tasks
+}
+
+/// Returns the certificate to show, made at the first start unless there is one.
+fn certificate(settings: &config::GatewayTls, paths: &Paths) -> Result<Option<Arc<Tls>>, Failure> {
+    if !settings.enabled {
+        return Ok(None);
+    }
+    let path = |given: &Option<String>| given.as_deref().map(paths::expand_home);
+    let own = settings.cert_path.is_none();
+    let files = tls::Files {
+        certificate: path(&settings.cert_path).unwrap_or_else(|| paths.certificate()),
+        key: path(&settings.key_path).unwrap_or_else(|| paths.certificate_key()),
+        make: own && settings.auto_generate,
+    };
+    let host = presence::host_name();
+    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(String::from).into();
+    // What is no name for a certificate is not needed in it: it is pinned.
+    if !host.is_empty() && host.is_ascii() {
+        names.extend([format!("{host}.local"), host]);
+    }
+    let tls = Tls::open(files, names)?;
+    tracing::info!(sha256 = tls.fingerprint(), "TLS on; this is the certificate's fingerprint");
+    Ok(Some(Arc::new(tls)))
+}
+
+/// Takes up a replaced certificate: when its file changes, and at a reload.
+async fn follow_certificate(tls: Arc<Tls>, mut changes: watch::Receiver<u64>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(CERTIFICATE_INTERVAL) => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        let reading = Arc::clone(&tls);
+        // A read that panicked would be tried again a moment later.
+        let _ = tokio::task::spawn_blocking(move || reading.refresh()).await;
+    }
 }
 
 /// Returns the daemon's proof of life: every accept loop, the store's writer

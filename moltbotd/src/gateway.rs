@@ -20,6 +20,7 @@ use crate::{
     rpc::Dedupe,
     sessions::{Sessions, system_events::SystemEvents},
     store::Store,
+    tls::Tls,
 };
 
 /// One field per service.
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub config: Arc<config::Live>,
     /// The running logs.
     pub logs: Logs,
+    /// The certificate, when the port speaks TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Durable state.
     pub store: Store,
     /// Connected clients.

@@ -15,6 +15,7 @@ use moltbot_protocol::{
     methods::health::{
         AgentHealth, AgentHeartbeat, AgentSessions, GatewayStatus, HealthSummary, HeartbeatHealth,
         HeartbeatStatus, SessionDefaultsStatus, SessionsHealth, SessionsStatus, StatusSummary,
+        TlsStatus,
     },
 };
 use serde_json::{Map, Value};
@@ -25,6 +26,7 @@ use crate::{
     clock, config,
     logging::Logs,
     store::{Overview, Store, StoreError},
+    tls::Tls,
 };
 
 /// How long a report answers without a refresh.
@@ -66,6 +68,8 @@ pub struct Parts {
     pub logs: Logs,
     /// The channels.
     pub channels: Arc<dyn ChannelHealth>,
+    /// The certificate, when the port speaks TLS.
+    pub tls: Option<Arc<Tls>>,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -194,7 +198,10 @@ impl Health {
         let disk = self.parts.store.trouble().map(|reason| format!("disk: {reason}"));
         let config = self.parts.config.degraded().map(|reason| format!("configuration: {reason}"));
         let log = self.parts.logs.trouble().map(|reason| format!("log: {reason}"));
-        let found: Vec<String> = disk.into_iter().chain(config).chain(log).collect();
+        let tls = self.parts.tls.as_ref().and_then(|tls| tls.trouble());
+        let tls = tls.map(|reason| format!("tls: {reason}"));
+        let found = disk.into_iter().chain(config).chain(log).chain(tls);
+        let found: Vec<String> = found.collect();
         (!found.is_empty()).then_some(found)
     }
 
@@ -209,6 +216,10 @@ impl Health {
             events: stats.published,
             slow_consumers: stats.slow,
             resident_bytes: resident_bytes(),
+            tls: self.parts.tls.as_ref().map(|tls| TlsStatus {
+                sha256: tls.fingerprint(),
+                certificate: tls.certificate().display().to_string(),
+            }),
         }
     }
 

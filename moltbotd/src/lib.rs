@@ -18,7 +18,7 @@
 //! restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
-//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · metrics · watch
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · tls · metrics · watch
 //! protocol (crate)
 //! ```
 
@@ -52,5 +52,6 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod supervisor;
+pub mod tls;
 pub mod tools;
 pub mod watch;

@@ -229,6 +229,19 @@ impl Paths {
         self.state_dir.join("config.last-good.json")
     }
 
+    /// The certificate that the daemon makes for itself, where a reference
+    /// gateway keeps its own.
+    #[must_use]
+    pub fn certificate(&self) -> PathBuf {
+        self.state_dir.join("gateway/tls/gateway-cert.pem")
+    }
+
+    /// The private key of that certificate.
+    #[must_use]
+    pub fn certificate_key(&self) -> PathBuf {
+        self.state_dir.join("gateway/tls/gateway-key.pem")
+    }
+
     /// The log that `logs.tail` reads.
     #[must_use]
     pub fn log_file(&self) -> PathBuf {

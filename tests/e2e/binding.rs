@@ -51,12 +51,12 @@ async fn an_address_of_another_host_is_an_error_and_never_every_address() {
     let mut daemon = bound(json!({})).await;
     daemon.stop().await;
     let gateway = json!({
-        "auth": { "token": TOKEN }, "bind": "custom", "customBindHost": "192.0.2.77",
+        "auth": { "token": TOKEN }, "bind": "custom", "customBindHost": "10.255.255.77",
     });
     daemon.configure(json!({ "gateway": gateway }));
     let (code, said) = daemon.fail_to_start().await;
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("192.0.2.77") && said.contains("gateway.customBindHost"), "{said}");
+    assert!(said.contains("10.255.255.77") && said.contains("gateway.customBindHost"), "{said}");
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn others_are_let_in_only_with_a_secret_that_a_person_chose() {
     let exposed = [
         json!({ "bind": "lan" }),
         json!({ "bind": "tailnet" }),
-        json!({ "bind": "custom", "customBindHost": "192.0.2.77" }),
+        json!({ "bind": "custom", "customBindHost": "10.255.255.77" }),
         json!({ "bind": "custom", "customBindHost": "::" }),
     ];
     for mut gateway in exposed {

@@ -30,3 +30,4 @@ mod restart;
 mod service;
 mod service_files;
 mod state;
+mod tls;

@@ -7,13 +7,15 @@ use std::{collections::VecDeque, path::Path};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use moltbot_protocol::{ErrorShape, Request};
+use moltbotctl::tls::{self, Pins};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
-    WebSocketStream, client_async,
+    Connector, WebSocketStream, client_async,
     tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
@@ -22,6 +24,15 @@ use crate::{Device, PATIENCE, Version, daemon::TOKEN};
 /// What a WebSocket may run over.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + std::fmt::Debug> Stream for T {}
+
+fn request(url: &str, headers: &[(String, String)]) -> Upgrade {
+    let mut request = url.into_client_request().expect("a valid address");
+    for (name, value) in headers {
+        let name: tungstenite::http::HeaderName = name.parse().expect("a valid header name");
+        request.headers_mut().insert(name, HeaderValue::from_str(value).expect("a valid header"));
+    }
+    request
+}
 
 type Upgrade = tungstenite::handshake::client::Request;
 type Socket = WebSocketStream<Box<dyn Stream>>;
@@ -187,18 +198,53 @@ impl Client {
     ///
     /// When the upgrade is refused.
     pub async fn open(url: &str, headers: &[(String, String)]) -> Result<Self, Refusal> {
-        let mut request = url.into_client_request().expect("a valid address");
-        for (name, value) in headers {
-            let name: tungstenite::http::HeaderName = name.parse().expect("a valid header name");
-            request
-                .headers_mut()
-                .insert(name, HeaderValue::from_str(value).expect("a valid header"));
-        }
+        let (request, stream) = Self::reach(url, headers).await?;
+        Self::upgrade(request, Box::new(stream)).await
+    }
+
+    /// The same over TLS, to a gateway whose certificate is pinned.
+    ///
+    /// # Errors
+    ///
+    /// When the handshake fails or the upgrade is refused.
+    pub async fn open_tls(
+        url: &str,
+        headers: &[(String, String)],
+        pins: &Pins,
+    ) -> Result<Self, Refusal> {
+        let (request, stream) = Self::reach(url, headers).await?;
+        let Ok(Some(Connector::Rustls(config))) = tls::connector(Some(pins)) else {
+            panic!("TLS can be set up");
+        };
+        let name = "localhost".try_into().expect("a valid name");
+        let stream = TlsConnector::from(config).connect(name, stream).await;
+        Self::upgrade(request, Box::new(stream.map_err(Refusal::unreachable)?)).await
+    }
+
+    /// The same over a connection that was made elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// When the upgrade is refused.
+    pub async fn open_over(
+        stream: TcpStream,
+        host: &str,
+        headers: &[(String, String)],
+    ) -> Result<Self, Refusal> {
+        Self::upgrade(request(&format!("ws://{host}/"), headers), Box::new(stream)).await
+    }
+
+    async fn reach(
+        url: &str,
+        headers: &[(String, String)],
+    ) -> Result<(Upgrade, TcpStream), Refusal> {
+        let request = request(url, headers);
         let uri = request.uri();
-        let address = (uri.host().unwrap_or_default(), uri.port_u16().unwrap_or(80));
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        let address = (host, uri.port_u16().unwrap_or(80));
         let stream = TcpStream::connect(address).await.map_err(Refusal::unreachable)?;
         let _ = stream.set_nodelay(true);
-        Self::upgrade(request, Box::new(stream)).await
+        Ok((request, stream))
     }
 
     /// Opens a socket over the daemon's control socket.

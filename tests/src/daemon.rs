@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use moltbotctl::tls::Pins;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -92,6 +93,13 @@ impl Daemon {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Returns what pins the certificate that this daemon made.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        Pins::of_file(&self.state_dir().join("gateway/tls/gateway-cert.pem"))
+            .expect("the daemon made a certificate")
     }
 
     /// Returns the folder that holds everything of this daemon.
@@ -292,8 +300,10 @@ async fn ready(
         if let Some(status) = child.try_wait().expect("the daemon can be waited for") {
             return Err(status.code());
         }
-        if matches!(request(port, "GET", "/readyz", &[]).await, Ok((200, _))) {
-            return Ok(());
+        match request(port, "GET", "/readyz", &[]).await {
+            Ok((200, _)) => return Ok(()),
+            Ok((400, text)) if text.contains("TLS only") => return Ok(()),
+            _ => {}
         }
         if tokio::time::Instant::now() > deadline {
             return Err(None);

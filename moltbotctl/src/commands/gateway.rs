@@ -2,13 +2,19 @@
 
 use std::process::ExitCode;
 
+use serde_json::{Value, json};
+
 use super::{
     agent,
     gateway_status::{self, Look},
     health, json_argument, probe, send,
     service::{self, ServiceCommand},
 };
-use crate::{cli::GatewayCommand, context::Context};
+use crate::{
+    cli::GatewayCommand,
+    context::{Context, helped},
+    output::{cell, clean},
+};
 
 /// Runs one of the gateway's commands.
 ///
@@ -33,6 +39,7 @@ pub async fn run(cx: &Context, command: GatewayCommand) -> anyhow::Result<ExitCo
         GatewayCommand::Restart(args) => {
             return service::run(cx, ServiceCommand::Restart(args)).await;
         }
+        GatewayCommand::Tls => return certificate(cx).await,
         GatewayCommand::Health { probe } => health::run(cx, probe).await?,
         GatewayCommand::Send(args) => send::run(cx, args).await?,
         GatewayCommand::Agent(args) => agent::run(cx, args).await?,
@@ -59,4 +66,29 @@ async fn call(cx: &Context, method: &str, params: &str, twice: bool) -> anyhow::
     }
     cx.output.value(&result);
     Ok(())
+}
+
+/// Prints the certificate that the gateway shows, in the form it is pinned in.
+async fn certificate(cx: &Context) -> anyhow::Result<ExitCode> {
+    let status = cx.call("status", json!({})).await?;
+    let tls = status.pointer("/gateway/tls").cloned().unwrap_or(Value::Null);
+    let Some(digits) = tls["sha256"].as_str() else {
+        return Err(helped(
+            "the gateway's port speaks no TLS",
+            "set gateway.tls.enabled; without gateway.tls.certPath a certificate is made",
+        ));
+    };
+    if cx.output.json {
+        cx.output.value(&tls);
+        return Ok(ExitCode::SUCCESS);
+    }
+    cx.output.pairs(&[
+        ("Certificate", cell(&tls, "/certificate")),
+        ("SHA-256", format!("sha256:{}", clean(digits))),
+    ]);
+    cx.output.remark(
+        cx.output
+            .quiet("clients pin it: --tls-fingerprint SHA256, or gateway.remote.tlsFingerprint"),
+    );
+    Ok(ExitCode::SUCCESS)
 }

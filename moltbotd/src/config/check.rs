@@ -47,6 +47,18 @@ fn gateway(config: &Config, wrong: Wrong<'_>) {
     if gateway.bind == Bind::Custom && host.is_none() {
         wrong("gateway.bind", "is \"custom\", which needs gateway.customBindHost".into());
     }
+    let tls = &gateway.tls;
+    if tls.cert_path.is_some() != tls.key_path.is_some() {
+        let (given, missing) = match tls.cert_path {
+            Some(_) => ("certPath", "keyPath"),
+            None => ("keyPath", "certPath"),
+        };
+        wrong(&format!("gateway.tls.{given}"), format!("needs gateway.tls.{missing} beside it"));
+    }
+    if tls.enabled && !tls.auto_generate && tls.cert_path.is_none() {
+        let text = "is true, which needs gateway.tls.certPath and keyPath, or autoGenerate";
+        wrong("gateway.tls.enabled", text.into());
+    }
     for (index, proxy) in gateway.trusted_proxies.iter().enumerate() {
         let path = format!("gateway.trustedProxies[{index}]");
         match network(proxy) {

@@ -23,6 +23,8 @@ pub struct Gateway {
     pub bind: Bind,
     /// Address for `bind: "custom"`.
     pub custom_bind_host: Option<String>,
+    /// Encryption of the port.
+    pub tls: GatewayTls,
     /// Shared secrets.
     pub auth: GatewayAuth,
     /// Where `moltbotctl` goes when `mode` is `remote`.
@@ -56,6 +58,7 @@ impl Default for Gateway {
             mode: None,
             bind: Bind::default(),
             custom_bind_host: None,
+            tls: GatewayTls::default(),
             auth: GatewayAuth::default(),
             remote: Remote::default(),
             trusted_proxies: Vec::new(),
@@ -125,6 +128,27 @@ impl Bind {
             Self::Tailnet => "tailnet",
             Self::Custom => "custom",
         }
+    }
+}
+
+/// Encryption of the port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GatewayTls {
+    /// Whether the port speaks TLS, and nothing else.
+    pub enabled: bool,
+    /// The certificate and those that signed it, as PEM; without it one is made
+    /// and kept in the state directory. A changed file is taken without restart.
+    pub cert_path: Option<String>,
+    /// Its private key, as PEM.
+    pub key_path: Option<String>,
+    /// Whether a certificate may be made when no path is given.
+    pub auto_generate: bool,
+}
+
+impl Default for GatewayTls {
+    fn default() -> Self {
+        Self { enabled: false, cert_path: None, key_path: None, auto_generate: true }
     }
 }
 

@@ -56,7 +56,7 @@ const ACCEPTED: &[&str] = &[
     "gateway.http",
     "gateway.nodes.browser",
     "gateway.tailscale",
-    "gateway.tls",
+    "gateway.tls.caPath",
     "logging.consoleLevel",
     "logging.consoleStyle",
     "messages.ackReaction",

@@ -32,7 +32,8 @@ pub use self::{
     document::Overlay,
     effect::Effect,
     gateway::{
-        AuthMode, Bind, Gateway, GatewayAuth, LoopbackPairing, Mode, Reload, ReloadMode, Remote,
+        AuthMode, Bind, Gateway, GatewayAuth, GatewayTls, LoopbackPairing, Mode, Reload,
+        ReloadMode, Remote,
     },
     issue::Issue,
     live::{Live, Plan, Trigger, gone},

@@ -72,6 +72,21 @@ impl Addresses {
     }
 }
 
+/// Returns whether an address belongs to the internet rather than to this host,
+/// a local network or a tailnet.
+pub(super) fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let local = ip.is_loopback() || ip.is_private() || ip.is_link_local();
+            !(local || ip.is_unspecified() || TAILNET.contains(&ip))
+        }
+        IpAddr::V6(ip) => {
+            let local = ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local();
+            !(local || ip.is_unspecified())
+        }
+    }
+}
+
 fn custom_host(gateway: &config::Gateway) -> Result<IpAddr, BindError> {
     let host = gateway.custom_bind_host.as_deref().unwrap_or_default().trim();
     let text = "\"custom\" needs an address in gateway.customBindHost";
@@ -133,6 +148,19 @@ mod tests {
             ("::ffff:192.0.2.7", &["127.0.0.1", "192.0.2.7"]),
         ] {
             assert_eq!(custom(host).needed, ips(needed), "{host}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_internet_are_told_from_local_ones() {
+        for ip in ips(&["127.0.0.1", "10.1.2.3", "192.168.1.1", "169.254.1.1", "100.64.0.1"]) {
+            assert!(!is_public(ip), "{ip}");
+        }
+        for ip in ips(&["::1", "fd7a:115c:a1e0::1", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0"]) {
+            assert!(!is_public(ip), "{ip}");
+        }
+        for ip in ips(&["203.0.113.7", "100.128.0.1", "172.32.0.1", "2001:db8::1"]) {
+            assert!(is_public(ip), "{ip}");
         }
     }
 

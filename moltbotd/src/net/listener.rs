@@ -18,7 +18,7 @@ use tokio::{
 use super::{
     Shared,
     addresses::{self, Addresses, interfaces},
-    holder, http,
+    greeting, holder, http,
     ingress::Listener,
 };
 use crate::{
@@ -64,6 +64,12 @@ pub enum BindError {
         /// What the host has beside loopback.
         own: String,
     },
+    /// It would carry secrets in the clear over the internet.
+    #[error(
+        "refusing to listen on the public address {0} without TLS; set gateway.tls.enabled, or \
+         stay on loopback and use an SSH tunnel or Tailscale Serve"
+    )]
+    Plain(IpAddr),
     /// Anything else.
     #[error("cannot listen on {address}: {source}")]
     Failed {
@@ -108,6 +114,11 @@ pub async fn bind(
         }
         None => Addresses::of(gateway)?,
     };
+    if !gateway.tls.enabled
+        && let Some(ip) = addresses.needed.iter().find(|ip| addresses::is_public(**ip))
+    {
+        return Err(BindError::Plain(*ip));
+    }
     let mut port = tcp.first().map(address).transpose()?.map_or(port, |first| first.port());
     for host in addresses.needed {
         let listener = own(SocketAddr::new(host, port), &mut inherited)?;
@@ -296,8 +307,7 @@ fn admit_tcp(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
     };
     // Frames are small and answers are waited for.
     let _ = stream.set_nodelay(true);
-    let listener = Listener::Tcp { peer, own };
-    shared.tasks.spawn(http::serve(stream, listener, shared.clone(), place));
+    shared.tasks.spawn(greeting::serve(stream, peer, own, shared.clone(), place));
 }
 
 async fn accept_control(

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod connection;
+mod greeting;
 mod handshake;
 mod holder;
 mod http;

@@ -159,6 +159,19 @@ pub struct GatewayStatus {
     /// Its resident memory, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
+    /// Its certificate; absent when its port speaks no TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsStatus>,
+}
+
+/// The certificate the daemon shows.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TlsStatus {
+    /// Its SHA-256 in lower-case hex: what clients pin.
+    pub sha256: String,
+    /// The file it is in.
+    pub certificate: String,
 }
 
 /// Heartbeats of all agents.
