@@ -124,7 +124,8 @@ impl From<private::Error> for Failure {
         if error.is_refusal() {
             Self::Refused(error.to_string())
         } else {
-            Self::Other(error.into())
+            // The disk, the file system or its modes.
+            Self::Other(anyhow::anyhow!("{error}; see what is wrong with: moltbotctl doctor"))
         }
     }
 }

@@ -118,7 +118,7 @@ async fn a_file_of_another_user_is_named_with_the_command() {
     assert_eq!(finding["fixed"], false);
     assert!(finding["command"].as_str().unwrap().contains("chown"), "{finding}");
     let (code, text) = daemon.fail_to_start().await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(77), "{text}");
     assert!(text.contains("belongs to user 4242"), "{text}");
     std::os::unix::fs::chown(daemon.state_dir(), Some(4242), None).unwrap();
     let (_, report) = doctor(&ctl, &[]).await;

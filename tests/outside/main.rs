@@ -9,6 +9,7 @@ mod foreign;
 mod host;
 mod import;
 mod kill9;
+mod read_only;
 mod reference_clients;
 mod reference_gateway;
 mod ssh;

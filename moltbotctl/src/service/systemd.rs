@@ -607,6 +607,67 @@ mod tests {
         assert_eq!(state.enabled_text, "not installed");
     }
 
+    fn host(root: &Path) -> Host {
+        Host {
+            kind: crate::service::Kind::Systemd,
+            root: root.into(),
+            systemctl: root.join("systemctl"),
+            journalctl: root.join("journalctl"),
+            launchctl: root.join("launchctl"),
+            uid: 1000,
+            user: "alice".into(),
+            home: root.join("home"),
+            config_home: root.join("home/.config"),
+            state_home: root.join("home/.local/state"),
+            runtime: None,
+            daemon: "/opt/moltbotd".into(),
+            control: "/opt/moltbotctl".into(),
+            pace: crate::service::Pace::default(),
+            dry_run: true,
+            steps: std::sync::Mutex::default(),
+        }
+    }
+
+    fn put(path: &Path, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn unit_files_of_another_version_are_named_and_those_of_this_one_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let host = host(dir.path());
+        let paths = Paths::resolve(
+            &crate::paths::Choices { state_dir: Some(dir.path()), ..Default::default() },
+            &crate::environment::Environment::default(),
+        )
+        .unwrap();
+        let unit = Unit::new(&host, &paths, Scope::System);
+        assert_eq!(unit.outdated(), []);
+        let files = unit.files();
+        files.iter().for_each(|(path, text)| put(path, text));
+        assert_eq!(unit.outdated(), []);
+
+        let (own, text) = &files[0];
+        put(own, &text.replace("[Service]", "[Service]\nRestart=no"));
+        let found = unit.outdated();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].0, *own);
+        assert_eq!(found[0].1, "/opt/moltbotctl service install --no-start --system");
+        put(own, "[Service]\nExecStart=/my/own\n");
+        assert!(unit.outdated()[0].1.contains("--force --dry-run"));
+
+        files.iter().for_each(|(path, _)| fs::remove_file(path).unwrap());
+        let name = own.file_name().unwrap().to_str().unwrap();
+        let packaged = host.at("usr/lib/systemd/system").join(name);
+        put(&packaged, unit.plain(name));
+        assert_eq!(unit.outdated(), []);
+        put(&packaged, "[Service]\n# of an older package\n");
+        assert_eq!(unit.outdated()[0].0, packaged);
+        put(own, text);
+        assert_eq!(unit.outdated()[0].0, *own, "it hides what the package brings");
+    }
+
     #[test]
     fn odd_paths_survive_in_a_unit() {
         assert_eq!(escaped(Path::new("/usr/bin/moltbotd")), "/usr/bin/moltbotd");
