@@ -58,6 +58,9 @@ pub enum Command {
     State(StateArgs),
     /// Read the configuration as a start would, and say what is wrong with it
     Check,
+    /// Tell what a change of the configuration would do: reads the parameters of
+    /// the method config.plan and prints its answer
+    Plan,
 }
 
 const AFTER_HELP: &str = "\

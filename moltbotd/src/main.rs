@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use moltbot_protocol::methods::config::ConfigPlan;
 use moltbotd::{
     boot::{self, Ended, Failure, Start},
     channels,
@@ -57,6 +58,9 @@ fn main() -> ExitCode {
         }
         Some(Command::Check) => {
             return check(&cli).map_or_else(refused, |()| ExitCode::SUCCESS);
+        }
+        Some(Command::Plan) => {
+            return plan(&cli).map_or_else(refused, |()| ExitCode::SUCCESS);
         }
         None => {}
     }
@@ -110,6 +114,20 @@ struct Prepared {
     inherited: Inherited,
     locks: Guards,
     supervisor: Option<Supervisor>,
+}
+
+/// Answers what a change of the configuration would do, and changes nothing.
+fn plan(cli: &Cli) -> Result<(), Failure> {
+    let environment = Environment::current();
+    let user = UserFolders::of_this_user();
+    let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let source = source(cli, &paths, &environment, false)?;
+    let request: ConfigPlan = serde_json::from_reader(io::stdin().lock())
+        .map_err(|error| Failure::Usage(format!("standard input: {error}")))?;
+    let files = request.files.into_iter().map(|(file, text)| (file.into(), text)).collect();
+    let text = serde_json::to_string(&source.plan(files)).expect("answers serialize");
+    Ok(writeln!(io::stdout(), "{text}").context("cannot write to standard output")?)
 }
 
 fn prepare(cli: &Cli) -> Result<Prepared, Failure> {

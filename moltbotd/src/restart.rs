@@ -97,6 +97,18 @@ impl Asked {
     pub fn of_kind(kind: &'static str, reason: impl Into<String>) -> Self {
         Self { kind, reason: reason.into(), ..Self::default() }
     }
+
+    fn note(&self) -> RestartNote {
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+        RestartNote {
+            kind: self.kind.to_owned(),
+            status: "ok".to_owned(),
+            ts: clock::now_ms(),
+            session_key: given(&self.session_key),
+            message: given(&self.note),
+            stats: self.stats.clone(),
+        }
+    }
 }
 
 /// Why there is no restart.
@@ -151,14 +163,7 @@ impl Restart {
     /// come while one waits share its restart.
     pub async fn request(self: &Arc<Self>, asked: Asked) -> Result<Restarting, RestartError> {
         let supervisor = self.parts.supervisor.ok_or(RestartError::Unsupervised)?;
-        let note = RestartNote {
-            kind: asked.kind.to_owned(),
-            status: "ok".to_owned(),
-            ts: clock::now_ms(),
-            session_key: asked.session_key.filter(|key| !key.trim().is_empty()),
-            message: asked.note.filter(|note| !note.trim().is_empty()),
-            stats: asked.stats,
-        };
+        let note = asked.note();
         self.keep(note.clone()).await?;
         let delay_ms = asked.delay_ms.unwrap_or(DEFAULT_DELAY_MS).min(LONGEST_DELAY_MS);
         tracing::info!(reason = asked.reason, delay_ms, %supervisor, "restart asked for");
@@ -178,6 +183,17 @@ impl Restart {
             },
             sentinel: Sentinel { path: None, payload: note },
         })
+    }
+
+    /// Tells whoever asked for something that needed no restart after all; a
+    /// request without a name and a note wants to hear nothing.
+    pub async fn tell_at_once(&self, asked: Asked) -> Result<RestartNote, StoreError> {
+        let note = asked.note();
+        if note.session_key.is_some() || note.message.is_some() {
+            let kept = Kept { id: Uuid::new_v4().to_string(), note: note.clone() };
+            self.tell(&kept).await?;
+        }
+        Ok(note)
     }
 
     /// Tells whoever asked for the restart that brought this process about.

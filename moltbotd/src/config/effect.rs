@@ -22,6 +22,16 @@ pub enum Effect {
 pub(super) const KEYWORD: &str = "x-effect";
 
 impl Effect {
+    /// Returns its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Channel => "channel",
+            Self::Restart => "restart",
+        }
+    }
+
     /// Returns what a change of the value at `path` takes: what the nearest
     /// declaration on the way to it says. Nobody reads what has none.
     pub(super) fn of(path: &Path, schema: &Value) -> Self {

@@ -20,6 +20,7 @@ mod schema;
 mod secrets;
 mod session;
 mod snapshot;
+mod write;
 
 use std::collections::BTreeMap;
 
@@ -45,6 +46,8 @@ pub use self::{
     schema::{ChannelSchema, hints, schema},
     secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},
     session::{DmScope, ResetMode, Session},
+    snapshot::shown,
+    write::{WriteError, Written},
 };
 use crate::environment::Environment;
 

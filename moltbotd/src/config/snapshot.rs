@@ -43,7 +43,9 @@ pub(super) fn with_defaults(resolved: &Value) -> Value {
     value
 }
 
-pub(super) fn shown(issue: &Issue) -> ConfigIssue {
+/// Returns something wrong or odd as clients are shown it.
+#[must_use]
+pub fn shown(issue: &Issue) -> ConfigIssue {
     let message = match &issue.place {
         Some(place) => format!("{} ({place})", issue.message),
         None => issue.message.clone(),

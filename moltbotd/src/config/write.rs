@@ -1,0 +1,487 @@
+//! Writes the configuration file on a client's word.
+//!
+//! A client sees the configuration without its secrets, with variables looked
+//! up and with defaults. What it sends back says only what it wants to be
+//! different: everything it left as it was shown stays as it is written, with
+//! its references, includes, comments and order.
+
+use std::collections::BTreeSet;
+
+use moltbot_protocol::methods::config::{ConfigChange, ConfigPlanned};
+use moltbot_settings::{
+    Path,
+    book::{Book, BookError, hash},
+    edit::{self, Change, EditError},
+    locate,
+};
+use serde_json::{Map, Value};
+
+use super::{
+    Effect, Live, Loaded, Overlay, PLACEHOLDER, Plan, Source, Trigger,
+    issue::Issue,
+    redact,
+    snapshot::{shown, with_defaults},
+};
+
+/// Why nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The call is not right; the text is for the client.
+    #[error("{0}")]
+    Refused(String),
+    /// The result could not be used.
+    #[error("invalid config")]
+    Invalid(Vec<Issue>),
+    /// A file cannot be edited or written.
+    #[error(transparent)]
+    Book(#[from] BookError),
+}
+
+/// What was written.
+#[derive(Debug)]
+pub struct Written {
+    /// What the file says now.
+    pub loaded: Loaded,
+    /// What is in force, and what waits.
+    pub plan: Plan,
+}
+
+impl Written {
+    /// Returns what it means, without secrets.
+    #[must_use]
+    pub fn shown(&self) -> Value {
+        redact::value(&with_defaults(&self.loaded.resolved))
+    }
+}
+
+impl Live {
+    /// Replaces what the file says. Reads and writes files: not to be called on
+    /// a runtime's thread.
+    pub fn replace(
+        &self,
+        raw: &str,
+        base_hash: Option<&str>,
+        by: &str,
+    ) -> Result<Written, WriteError> {
+        let sent = object(raw, "config raw must be an object")?;
+        let mut draft = Book::of(&self.source().file).change()?;
+        check_hash(draft.text(), base_hash)?;
+        let before = self.source().load_over(Overlay::new());
+        if is_from_a_form(raw, draft.text(), &before) {
+            let wanted = restored(&sent, &Seen::whole(&before))?;
+            draft.apply(&edit::difference(&before.written, &wanted))?;
+        } else {
+            let wanted = restored(&sent, &Seen::text(&before))?;
+            let changes = edit::difference(&sent, &wanted);
+            let text = edit::apply(raw, &changes)
+                .map_err(|error| WriteError::Refused(error.to_string()))?;
+            let text = as_it_stood(text, draft.text().unwrap_or_default(), &changes);
+            draft.replace(text);
+        }
+        self.install(draft, by)
+    }
+
+    /// Changes what a merge patch says. Reads and writes files: not to be
+    /// called on a runtime's thread.
+    pub fn patch(
+        &self,
+        raw: &str,
+        base_hash: Option<&str>,
+        by: &str,
+    ) -> Result<Written, WriteError> {
+        let mut draft = Book::of(&self.source().file).change()?;
+        check_hash(draft.text(), base_hash)?;
+        let before = self.source().load_over(Overlay::new());
+        if !before.is_valid() {
+            return Err(WriteError::Refused("invalid config; fix before patching".into()));
+        }
+        let sent = object(raw, "config.patch raw must be an object")?;
+        let patch = restored(&sent, &Seen::whole(&before))?;
+        let mut wanted = before.written.clone();
+        for change in edit::merge_patch(&before.written, &patch) {
+            edit::change_value(&mut wanted, &change)
+                .map_err(|error| WriteError::Refused(error.to_string()))?;
+        }
+        draft.apply(&edit::difference(&before.written, &wanted))?;
+        self.install(draft, by)
+    }
+
+    /// Tells what other texts would do.
+    #[must_use]
+    pub fn plan(&self, files: Overlay) -> ConfigPlanned {
+        planned(&self.source().load_over(files), &self.in_force())
+    }
+
+    fn install(
+        &self,
+        draft: moltbot_settings::book::Draft,
+        by: &str,
+    ) -> Result<Written, WriteError> {
+        let loaded = self.source().load_over(draft.changed());
+        if !loaded.is_valid() {
+            return Err(WriteError::Invalid(loaded.issues));
+        }
+        draft.install(by)?;
+        // The file's watcher comes to the same end, a little later.
+        let plan = self.reload(Trigger::Changed).map_err(WriteError::Refused)?;
+        Ok(Written { loaded, plan })
+    }
+}
+
+impl Source {
+    /// Tells what other texts would do, compared with what the file says.
+    #[must_use]
+    pub fn plan(&self, files: Overlay) -> ConfigPlanned {
+        planned(&self.load_over(files), &self.load_over(Overlay::new()).resolved)
+    }
+}
+
+fn planned(loaded: &Loaded, in_force: &Value) -> ConfigPlanned {
+    let change = |(path, effect): (&str, Effect)| ConfigChange {
+        path: path.into(),
+        effect: effect.name().into(),
+    };
+    let plan = loaded.is_valid().then(|| Plan::between(in_force, &loaded.resolved));
+    ConfigPlanned {
+        path: loaded.file.display().to_string(),
+        valid: loaded.is_valid(),
+        issues: loaded.issues.iter().map(shown).collect(),
+        warnings: loaded.warnings.iter().map(shown).collect(),
+        changes: plan.iter().flat_map(Plan::effects).map(change).collect(),
+    }
+}
+
+/// Gives values that were put back the form that they have in the old text.
+fn as_it_stood(text: String, old: &str, changes: &[Change]) -> String {
+    let (Some(spots), Some(stood)) = (locate::spots(&text), locate::spots(old)) else {
+        return text;
+    };
+    let mut form = text.clone();
+    // From the end, so that earlier positions stay right.
+    for spot in spots.iter().rev().filter(|spot| changes.iter().any(|it| *it.path() == spot.path)) {
+        let Some(before) = stood.iter().rev().find(|other| other.path == spot.path) else {
+            continue;
+        };
+        let (new, old) = (&text[spot.bytes.clone()], &old[before.bytes.clone()]);
+        if edit::parse(new).is_ok_and(|new| edit::parse(old) == Ok(new)) {
+            form.replace_range(spot.bytes.clone(), old);
+        }
+    }
+    form
+}
+
+fn object(raw: &str, otherwise: &str) -> Result<Value, WriteError> {
+    let refused = |text: String| Err(WriteError::Refused(text));
+    match edit::parse(raw) {
+        Ok(value) if value.is_object() => Ok(value),
+        Ok(_) => refused(otherwise.into()),
+        // The form in which clients of the reference know it.
+        Err(EditError::Syntax { position, message }) => {
+            let at = position.map(|position| format!(" at {position}")).unwrap_or_default();
+            refused(format!("SyntaxError: JSON5: {message}{at}"))
+        }
+        Err(error) => refused(error.to_string()),
+    }
+}
+
+fn check_hash(text: Option<&str>, base: Option<&str>) -> Result<(), WriteError> {
+    let Some(text) = text else { return Ok(()) };
+    let why = match base.map(str::trim).filter(|base| !base.is_empty()) {
+        Some(base) if base == hash(text) => return Ok(()),
+        Some(_) => "config changed since last load; re-run config.get and retry",
+        None => "config base hash required; re-run config.get and retry",
+    };
+    Err(WriteError::Refused(why.into()))
+}
+
+/// Returns whether a text was made from the configuration as it is shown, not
+/// from the text of the file: it is plain JSON where the file is more than
+/// that.
+fn is_from_a_form(raw: &str, text: Option<&str>, before: &Loaded) -> bool {
+    let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+    let more = text.is_some_and(|text| !is_json(text)) || before.parsed != before.written;
+    more && before.is_valid() && is_json(raw)
+}
+
+/// One value as a client saw it, as it is written, and as it is in force.
+#[derive(Clone, Copy)]
+struct Views<'a> {
+    shown: Option<&'a Value>,
+    written: Option<&'a Value>,
+    resolved: Option<&'a Value>,
+}
+
+/// What a client saw before it sent something.
+struct Seen<'a> {
+    shown: Value,
+    written: &'a Value,
+    resolved: &'a Value,
+}
+
+impl<'a> Seen<'a> {
+    /// It saw what the configuration means.
+    fn whole(before: &'a Loaded) -> Self {
+        Self {
+            shown: redact::value(&with_defaults(&before.resolved)),
+            written: &before.written,
+            resolved: &before.resolved,
+        }
+    }
+
+    /// It saw the text of the file.
+    fn text(before: &'a Loaded) -> Self {
+        Self {
+            shown: redact::value(&before.parsed),
+            written: &before.parsed,
+            resolved: &before.resolved,
+        }
+    }
+}
+
+impl<'a> Views<'a> {
+    fn key(self, key: &str) -> Self {
+        let inner = |value: Option<&'a Value>| value.and_then(|value| value.get(key));
+        self.each(inner)
+    }
+
+    fn index(self, index: Option<usize>) -> Self {
+        let inner = |value: Option<&'a Value>| value.and_then(|value| value.get(index?));
+        self.each(inner)
+    }
+
+    fn each(self, inner: impl Fn(Option<&'a Value>) -> Option<&'a Value>) -> Self {
+        Self {
+            shown: inner(self.shown),
+            written: inner(self.written),
+            resolved: inner(self.resolved),
+        }
+    }
+}
+
+/// Returns what a client means by what it sent: what is as it was shown stays
+/// as it is written.
+fn restored(sent: &Value, seen: &Seen<'_>) -> Result<Value, WriteError> {
+    let views = Views {
+        shown: Some(&seen.shown),
+        written: Some(seen.written),
+        resolved: Some(seen.resolved),
+    };
+    let mut unknown = Vec::new();
+    let restored = restore(sent, views, &Path::default(), &mut unknown);
+    if !unknown.is_empty() {
+        return Err(WriteError::Invalid(unknown));
+    }
+    Ok(restored.unwrap_or_else(|| Value::Object(Map::new())))
+}
+
+/// Returns `None` for a default that was shown but is not written anywhere.
+fn restore(sent: &Value, views: Views<'_>, at: &Path, unknown: &mut Vec<Issue>) -> Option<Value> {
+    if views.shown == Some(sent) {
+        return views.written.cloned();
+    }
+    match sent {
+        Value::Object(members) => {
+            let restored = members.iter().filter_map(|(key, member)| {
+                let member = restore(member, views.key(key), &at.key(key), unknown)?;
+                Some((key.clone(), member))
+            });
+            Some(Value::Object(restored.collect()))
+        }
+        Value::Array(items) => {
+            let partners = partners(items, views.shown);
+            let restored =
+                items.iter().zip(partners).enumerate().map(|(index, (item, partner))| {
+                    restore(item, views.index(partner), &at.index(index), unknown)
+                        .unwrap_or_else(|| item.clone())
+                });
+            Some(restored.collect())
+        }
+        Value::String(text) if text.contains(PLACEHOLDER) => {
+            let why = format!("is {PLACEHOLDER:?}, but no secret is here; give the value itself");
+            unknown.push(Issue::at(at, why));
+            None
+        }
+        sent => {
+            let is_reference = |it: &&Value| it.as_str().is_some_and(|text| text.contains("${"));
+            let reference = views.written.filter(is_reference);
+            let same = views.resolved == Some(sent);
+            Some(reference.filter(|_| same).unwrap_or(sent).clone())
+        }
+    }
+}
+
+/// Returns which item of a list as it was shown each sent item was made from:
+/// the same, else the one with its id or name, else the one at its place while
+/// the list is as long as it was.
+fn partners(sent: &[Value], shown: Option<&Value>) -> Vec<Option<usize>> {
+    let Some(shown) = shown.and_then(Value::as_array) else { return vec![None; sent.len()] };
+    let mut free: BTreeSet<usize> = (0..shown.len()).collect();
+    let mut partners = vec![None; sent.len()];
+    let same = |index: usize, item: &Value, other: usize| index == other && shown[other] == *item;
+    let equal = |_: usize, item: &Value, other: usize| shown[other] == *item;
+    let named = |_: usize, item: &Value, other: usize| is_namesake(item, &shown[other]);
+    let long = sent.len() == shown.len();
+    let placed = |index: usize, item: &Value, other: usize| {
+        long && index == other && name(item).is_none() && name(&shown[other]).is_none()
+    };
+    let rules: [Rule<'_>; 4] = [&same, &equal, &named, &placed];
+    for fits in rules {
+        for (index, item) in sent.iter().enumerate() {
+            if partners[index].is_none()
+                && let Some(found) = free.iter().copied().find(|other| fits(index, item, *other))
+            {
+                free.remove(&found);
+                partners[index] = Some(found);
+            }
+        }
+    }
+    partners
+}
+
+/// Tells whether a sent item was made from the shown one with that index.
+type Rule<'a> = &'a dyn Fn(usize, &Value, usize) -> bool;
+
+fn is_namesake(one: &Value, other: &Value) -> bool {
+    name(one).is_some_and(|found| name(other) == Some(found))
+}
+
+fn name(item: &Value) -> Option<&Value> {
+    ["id", "name"].iter().find_map(|key| item.get(key)).filter(|name| name.is_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::environment::Environment;
+
+    const TEXT: &str = "// mine
+{
+  gateway: { auth: { token: 'hunter2hunter2' }, reload: { mode: 'hot' } }, // keep
+  models: { providers: { a: { baseUrl: 'http://h', apiKey: '${A_KEY}' } } },
+  ui: { assistant: { name: '${NAME}' } },
+  list: [{ id: 'x', password: 'one' }, { id: 'y', password: 'two' }],
+}
+";
+
+    fn live(text: &str) -> (tempfile::TempDir, Live) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("moltbot.json");
+        fs::write(&file, text).unwrap();
+        let environment = Environment::from([("A_KEY", "akey"), ("NAME", "Molty")]);
+        let source = Source { file, environment, ..Source::default() };
+        let loaded = source.load();
+        assert!(loaded.is_valid(), "{:?}", loaded.issues);
+        (dir, Live::of(source, loaded))
+    }
+
+    fn text(live: &Live) -> String {
+        fs::read_to_string(&live.source().file).unwrap()
+    }
+
+    fn base(live: &Live) -> Option<String> {
+        Some(hash(&text(live)))
+    }
+
+    fn refused(result: Result<Written, WriteError>) -> String {
+        match result.unwrap_err() {
+            WriteError::Invalid(issues) => format!("{issues:?}"),
+            error => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_text_as_it_was_shown_changes_nothing() {
+        let (_dir, live) = live(TEXT);
+        let snapshot = live.source().load().snapshot(&json!({}));
+        let raw = snapshot.raw.unwrap();
+        assert!(raw.contains(PLACEHOLDER));
+        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        assert_eq!(text(&live), TEXT);
+        let raw = raw.replace("mode: 'hot'", "mode: 'off'");
+        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        assert_eq!(text(&live), TEXT.replace("mode: 'hot'", "mode: 'off'"));
+    }
+
+    #[test]
+    fn the_configuration_as_it_was_shown_changes_nothing() {
+        let (_dir, live) = live(TEXT);
+        let mut form = live.source().load().snapshot(&json!({})).config;
+        assert_eq!(form["ui"]["assistant"]["name"], "Molty");
+        let raw = serde_json::to_string_pretty(&form).unwrap();
+        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        assert_eq!(text(&live), TEXT);
+        form["gateway"]["reload"]["mode"] = "off".into();
+        form["list"].as_array_mut().unwrap().remove(0);
+        live.replace(&form.to_string(), base(&live).as_deref(), "test").unwrap();
+        let wanted = TEXT
+            .replace("mode: 'hot'", "mode: \"off\"")
+            .replace("{ id: 'x', password: 'one' },", "");
+        assert_eq!(text(&live), wanted);
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names() {
+        let (_dir, live) = live(TEXT);
+        let patch = json!({
+            "gateway": { "auth": { "token": PLACEHOLDER }, "reload": null },
+            "models": { "providers": { "a": { "apiKey": PLACEHOLDER, "baseUrl": "http://i" } } },
+            "ui": { "assistant": { "name": "Molty" } },
+        });
+        let written = live.patch(&patch.to_string(), base(&live).as_deref(), "test").unwrap();
+        let wanted =
+            TEXT.replace(", reload: { mode: 'hot' }", "").replace("'http://h'", "\"http://i\"");
+        assert_eq!(text(&live), wanted);
+        assert_eq!(written.shown()["gateway"]["auth"]["token"], PLACEHOLDER);
+        assert_eq!(written.plan.hot, ["gateway.reload.mode", "models.providers.a.baseUrl"]);
+    }
+
+    #[test]
+    fn a_placeholder_without_its_secret_is_refused() {
+        let (_dir, live) = live(TEXT);
+        let base = base(&live);
+        for patch in [
+            json!({ "channels": { "telegram": { "botToken": PLACEHOLDER } } }),
+            json!({ "list": [{ "id": "z", "password": PLACEHOLDER }] }),
+        ] {
+            let why = refused(live.patch(&patch.to_string(), base.as_deref(), "test"));
+            assert!(why.contains("give the value itself"), "{why}");
+        }
+        assert_eq!(text(&live), TEXT);
+    }
+
+    #[test]
+    fn what_is_not_right_is_refused_as_the_reference_does() {
+        let (_dir, live) = live(TEXT);
+        let base = base(&live);
+        let set = |raw: &str, base: Option<&str>| refused(live.replace(raw, base, "test"));
+        assert!(set("{}", None).starts_with("config base hash required;"));
+        assert!(set("{}", Some("00")).starts_with("config changed since last load;"));
+        assert!(set("{ nope", base.as_deref()).starts_with("SyntaxError: JSON5: "));
+        assert!(set("{ gateway: { port: 'x' } }", base.as_deref()).contains("gateway.port"));
+        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test"));
+        assert_eq!(patch("[]"), "config.patch raw must be an object");
+        fs::write(&live.source().file, "{ gateway: 5 }").unwrap();
+        let base = Some(hash("{ gateway: 5 }"));
+        let why = refused(live.patch("{}", base.as_deref(), "test"));
+        assert_eq!(why, "invalid config; fix before patching");
+        live.replace("{ /* fixed */ }", base.as_deref(), "test").unwrap();
+        assert_eq!(text(&live), "{ /* fixed */ }");
+    }
+
+    #[test]
+    fn an_included_file_is_changed_where_it_is() {
+        let (dir, live) = live(TEXT);
+        fs::write(dir.path().join("more.json"), "{ // more\n session: { scope: 'global' } }")
+            .unwrap();
+        fs::write(&live.source().file, "{ $include: 'more.json', ui: { a: 1 } }").unwrap();
+        let patch = "{ session: { scope: 'per-sender' }, ui: { b: 2 } }";
+        live.patch(patch, base(&live).as_deref(), "test").unwrap();
+        assert_eq!(text(&live), "{ $include: 'more.json', ui: { a: 1, b: 2 } }");
+        let more = fs::read_to_string(dir.path().join("more.json")).unwrap();
+        assert_eq!(more, "{ // more\n session: { scope: \"per-sender\" } }");
+    }
+}
