@@ -161,7 +161,7 @@ pub enum Command {
     Channels(ChannelsCommand),
     /// Show the gateway's log
     Logs(LogsArgs),
-    /// Find, read and check the configuration
+    /// Find, read, check and change the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Show which gateway would be used, and why
@@ -335,10 +335,44 @@ pub enum ConfigCommand {
     Path,
     /// Print the configuration, or the value at a dotted key
     Get {
-        /// Such as gateway.port
+        /// Such as gateway.port or agents.list[0].id
         key: Option<String>,
     },
-    /// Check syntax, includes and variables of a configuration file
+    /// Change a value; comments and order of the file stay
+    Set {
+        /// Such as gateway.port, agents.list[0].id or agents.defaults.models["a/b-1.5"].alias
+        key: String,
+        /// In JSON5; what is none is taken as text. "-" reads a text from standard input
+        #[arg(allow_hyphen_values = true)]
+        value: String,
+        /// Take the value as text, whatever it looks like
+        #[arg(long)]
+        string: bool,
+    },
+    /// Take a value away
+    Unset {
+        /// Such as gateway.port
+        key: String,
+    },
+    /// Change the file with $VISUAL or $EDITOR; what cannot be used is not installed
+    Edit {
+        /// Go on with a copy that was not installed
+        #[arg(long, value_name = "FILE")]
+        resume: Option<PathBuf>,
+    },
+    /// Take the last change back, or go back to before a certain one
+    Undo {
+        /// Number of the change, from `config history`
+        number: Option<u64>,
+    },
+    /// List the changes that can be taken back
+    History,
+    /// Show what another configuration file would do: nothing is changed
+    Plan {
+        /// The file; "-" reads standard input
+        file: PathBuf,
+    },
+    /// Check a configuration file
     Check {
         /// The file; the profile's when left out
         file: Option<PathBuf>,

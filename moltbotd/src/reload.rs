@@ -32,7 +32,7 @@ impl Follower {
     /// the file holds, the daemon goes on: with the new configuration or with
     /// the last good one.
     pub async fn run(self, mut requests: mpsc::Receiver<()>, stop: CancellationToken) {
-        let mut watch = Watch::new(files(&self.live));
+        let mut watch = Watch::new(self.live.files());
         let mut told = self.live.degraded();
         self.tell(told.as_deref());
         loop {
@@ -44,7 +44,7 @@ impl Follower {
             };
             let before = told.clone();
             told = self.reload(trigger, before.as_deref()).await;
-            watch.follow(files(&self.live));
+            watch.follow(self.live.files());
         }
     }
 
@@ -114,12 +114,4 @@ impl Follower {
             None => supervisor::status(&self.status),
         }
     }
-}
-
-fn files(live: &Live) -> Vec<std::path::PathBuf> {
-    let mut files = live.loaded().files.clone();
-    files.push(live.source().file.clone());
-    files.sort();
-    files.dedup();
-    files
 }

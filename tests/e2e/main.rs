@@ -6,6 +6,7 @@
 mod advisories;
 mod backup;
 mod binding;
+mod broken_config;
 mod config;
 mod contract;
 mod doctor;
@@ -29,5 +30,6 @@ mod replay;
 mod restart;
 mod service;
 mod service_files;
+mod settings;
 mod state;
 mod tls;

@@ -4,11 +4,13 @@
 use std::{
     env,
     ffi::OsString,
-    path::PathBuf,
+    io::Write as _,
+    path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
 
 use anyhow::Context as _;
+use moltbot_protocol::methods::config::ConfigPlanned;
 use nix::unistd::{AccessFlags, access};
 use serde_json::Value;
 
@@ -44,6 +46,45 @@ pub fn ask(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<(Option<i32
     let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
     let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Ok((output.status.code(), value, complaint))
+}
+
+/// Runs `moltbotd plan` for the chosen profile, or for another `file`.
+/// Returns its answer; `None` where the program is not installed.
+///
+/// # Errors
+/// When the program fails.
+pub fn plan(
+    cx: &Context,
+    file: Option<&Path>,
+    request: &Value,
+) -> anyhow::Result<Option<ConfigPlanned>> {
+    let Ok(program) = find(cx) else { return Ok(None) };
+    let mut command = Command::new(program);
+    let mut flags = cx.daemon_flags.clone();
+    if let Some(file) = file {
+        if let Some(at) = flags.iter().position(|flag| flag == "--config") {
+            flags.drain(at..(at + 2).min(flags.len()));
+        }
+        flags.extend(["--config".into(), file.into()]);
+    }
+    command.args(flags);
+    let mut child = command
+        .arg("plan")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {PROGRAM}"))?;
+    // It reads everything before it writes anything.
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(request.to_string().as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        anyhow::bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let answer = serde_json::from_slice(&output.stdout);
+    answer.map(Some).with_context(|| format!("cannot understand the answer of {PROGRAM}"))
 }
 
 /// Returns the program with everything it needs to be told.

@@ -40,6 +40,8 @@ pub(super) struct Documents {
     pub(super) overlay: Overlay,
     /// An included file stands before the one that includes it.
     pub(super) files: Vec<Document>,
+    /// Every file that was looked for.
+    pub(super) tried: Vec<PathBuf>,
     /// What is wrong with them.
     pub(super) issues: Vec<Issue>,
     /// Files whose modes were too wide.
@@ -54,11 +56,13 @@ impl Documents {
     /// Reads a file. Returns its own value and the one with what it includes.
     pub(super) fn read(&mut self, file: &FilePath) -> Option<(Value, Value)> {
         let text = self.text(file)?;
-        let parsed = self.parse(file, &text)?;
+        let parsed = self.parse(file, &text);
         let mut trail = vec![file.to_owned()];
-        let value = self.include(parsed.clone(), file, &Path::default(), &mut trail);
+        let value = parsed
+            .as_ref()
+            .map(|parsed| self.include(parsed.clone(), file, &Path::default(), &mut trail));
         self.files.push(Document { file: file.into(), text, mount: Path::default() });
-        Some((parsed, value))
+        parsed.zip(value)
     }
 
     /// Returns where a value stands, or the nearest one around it: the lists
@@ -83,6 +87,7 @@ impl Documents {
     }
 
     fn text(&mut self, file: &FilePath) -> Option<String> {
+        self.tried.push(file.into());
         if let Some(text) = self.overlaid(file) {
             return text.clone();
         }

@@ -43,6 +43,8 @@ struct State {
     held_back: bool,
     /// What the copy says.
     copied: Option<Value>,
+    /// Every file that was looked for when the configuration was last read.
+    files: Vec<PathBuf>,
 }
 
 /// What made the daemon read the file.
@@ -130,7 +132,11 @@ impl Live {
     /// Starts with what was loaded.
     #[must_use]
     pub fn of(source: Source, loaded: Loaded) -> Self {
-        let state = State { in_force: loaded.resolved.clone(), ..State::default() };
+        let state = State {
+            in_force: loaded.resolved.clone(),
+            files: loaded.tried.clone(),
+            ..State::default()
+        };
         Self {
             source,
             copy: None,
@@ -190,6 +196,17 @@ impl Live {
         self.state().in_force.clone()
     }
 
+    /// Returns the files whose changes matter: those that were last looked for,
+    /// whether they could be read or not.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = self.state().files.clone();
+        files.push(self.source.file.clone());
+        files.sort();
+        files.dedup();
+        files
+    }
+
     /// Returns how changes of the file are followed.
     #[must_use]
     pub fn reload_rules(&self) -> Reload {
@@ -228,6 +245,7 @@ impl Live {
     pub fn reload(&self, trigger: Trigger) -> Result<Plan, String> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = self.source.load();
+        self.state().files.clone_from(&fresh.tried);
         if let Some(fault) = self.fault(&fresh) {
             let why = format!("configuration kept, the file is invalid: {fault}");
             self.state().trouble = Some(why);

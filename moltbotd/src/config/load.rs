@@ -102,6 +102,8 @@ pub struct Loaded {
     pub refused: bool,
     /// Every file that was read, the included ones too.
     pub files: Vec<PathBuf>,
+    /// Every file that was looked for, whether it could be read or not.
+    pub tried: Vec<PathBuf>,
 }
 
 impl Loaded {
@@ -200,6 +202,7 @@ impl Source {
             files,
             narrowed: documents.narrowed,
             refused: documents.refused,
+            tried: documents.tried,
         }
     }
 }

@@ -1,5 +1,8 @@
 //! `moltbotctl config`.
 
+mod change;
+mod judge;
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -30,7 +33,13 @@ pub async fn run(cx: &Context, command: ConfigCommand) -> anyhow::Result<()> {
             Ok(())
         }
         ConfigCommand::Get { key } => get(cx, key.as_deref()).await,
-        ConfigCommand::Check { file } => check(cx, file),
+        ConfigCommand::Check { file } => check(cx, file).await,
+        ConfigCommand::Plan { file } => change::plan(cx, &file).await,
+        ConfigCommand::History => change::history(cx),
+        ConfigCommand::Set { key, value, string } => change::set(cx, &key, &value, string).await,
+        ConfigCommand::Unset { key } => change::unset(cx, &key).await,
+        ConfigCommand::Edit { resume } => change::edit(cx, resume).await,
+        ConfigCommand::Undo { number } => change::undo(cx, number).await,
     }
 }
 
@@ -87,21 +96,49 @@ fn redact(value: &mut Value) {
     }
 }
 
-fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
+/// The daemon knows the values; without its program the form is checked.
+async fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
+    if let Some(file) = file.as_ref().filter(|file| !file.exists()) {
+        return Err(helped(
+            format!("there is no file {}", file.display()),
+            "see which file is used: moltbotctl config path",
+        ));
+    }
+    let Some(planned) = judge::file(cx, file.as_deref()).await? else {
+        return check_form(cx, file);
+    };
+    let exists = file.is_some() || cx.config.exists;
+    if cx.output.json {
+        cx.output.value(&json!({ "path": planned.path, "exists": exists, "ok": planned.valid,
+            "problem": planned.issues.first().map(judge::line), "issues": planned.issues,
+            "warnings": planned.warnings }));
+    } else {
+        judge::warn(cx, &planned);
+    }
+    if !planned.valid {
+        let lines: Vec<_> = planned.issues.iter().map(judge::line).collect();
+        let advice = "edit the file and check again: moltbotctl config check";
+        return Err(helped(lines.join("\n"), advice));
+    }
+    if !cx.output.json {
+        cx.output.line(if exists {
+            format!("{}: good.", planned.path)
+        } else {
+            format!("{} is not there; defaults apply.", planned.path)
+        });
+    }
+    Ok(())
+}
+
+fn check_form(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
     let config = match &file {
-        Some(file) if !file.exists() => {
-            return Err(helped(
-                format!("there is no file {}", file.display()),
-                "see which file is used: moltbotctl config path",
-            ));
-        }
         Some(file) => LocalConfig::read(file, &cx.environment),
         None => cx.config.clone(),
     };
     let problem = config.problem.clone();
     let problem = problem.or_else(|| config.expanded().err().map(|error| format!("{error:#}")));
+    let path = config.path.display().to_string();
     if cx.output.json {
-        let path = config.path.display().to_string();
         let report = json!({ "path": path, "exists": config.exists, "ok": problem.is_none(),
             "problem": problem });
         cx.output.value(&report);
@@ -112,15 +149,12 @@ fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
         }
         None if cx.output.json => Ok(()),
         None if config.exists => {
-            cx.output.line(format!(
-                "{}: syntax, includes and variables are right.",
-                config.path.display()
-            ));
-            cx.output.line(cx.output.quiet("moltbotd checks the values when it reads the file."));
+            cx.output.line(format!("{path}: syntax, includes and variables are right."));
+            cx.output.line(cx.output.quiet(judge::UNJUDGED));
             Ok(())
         }
         None => {
-            cx.output.line(format!("{} is not there; defaults apply.", config.path.display()));
+            cx.output.line(format!("{path} is not there; defaults apply."));
             Ok(())
         }
     }

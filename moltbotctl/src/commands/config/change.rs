@@ -1,0 +1,252 @@
+//! Changes of the configuration file on this host: checked, then written so
+//! that they can be taken back. A running gateway notices the file.
+
+use std::{
+    fs,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Context as _;
+use moltbot_protocol::methods::config::ConfigPlanned;
+use moltbot_settings::{
+    Path as Key,
+    book::{Book, Draft, Entry},
+    edit::{self, Change},
+    include::Texts,
+};
+use serde_json::{Value, json};
+
+use super::judge::{self, Files};
+use crate::{
+    context::{Context, helped},
+    output::clean,
+};
+
+const NOTHING_WRITTEN: &str = "nothing was written; see what is allowed: moltbotctl config get";
+
+/// Sets a value.
+pub(super) async fn set(cx: &Context, key: &str, value: &str, as_text: bool) -> anyhow::Result<()> {
+    let value = match value {
+        "-" => Value::from(judge::read(Path::new("-"))?.trim_end_matches(['\n', '\r'])),
+        value if as_text => Value::from(value),
+        value => read_value(value),
+    };
+    let Ok(path) = key.parse::<Key>();
+    change(cx, Change::Set(path, value), &format!("moltbotctl config set {key}")).await
+}
+
+/// Takes a value away.
+pub(super) async fn unset(cx: &Context, key: &str) -> anyhow::Result<()> {
+    let Ok(path) = key.parse::<Key>();
+    let value = Texts::read(Book::of(&cx.config.path).main())?.value()?;
+    if edit::get(&value, &path).is_none() {
+        let advice = "see everything that is: moltbotctl config get";
+        return Err(helped(format!("{key} is not set"), advice));
+    }
+    change(cx, Change::Unset(path), &format!("moltbotctl config unset {key}")).await
+}
+
+async fn change(cx: &Context, change: Change, by: &str) -> anyhow::Result<()> {
+    let mut draft = begin(cx)?;
+    draft.apply(&[change])?;
+    install(cx, draft, by, NOTHING_WRITTEN).await
+}
+
+/// Lets a person change a copy, and installs it if it can be used.
+pub(super) async fn edit(cx: &Context, resume: Option<PathBuf>) -> anyhow::Result<()> {
+    let book = local(cx)?;
+    let before = fs::read_to_string(book.main()).unwrap_or_default();
+    let copy = match resume {
+        Some(copy) => copy,
+        None => copy_of(&book, &before)?,
+    };
+    let resume = format!("go on with: moltbotctl config edit --resume {}", copy.display());
+    open_editor(cx, &copy)?;
+    let text =
+        fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))?;
+    let mut draft = book.change()?;
+    if draft.text().unwrap_or_default() != before {
+        let message = format!("{} was changed by somebody else", book.main().display());
+        let advice = format!("nothing was written; your version is kept in {}", copy.display());
+        return Err(helped(message, advice));
+    }
+    draft.replace(text);
+    install(cx, draft, "moltbotctl config edit", &format!("nothing was written; {resume}")).await?;
+    fs::remove_file(&copy).with_context(|| format!("cannot remove {}", copy.display()))
+}
+
+/// Takes a change back.
+pub(super) async fn undo(cx: &Context, number: Option<u64>) -> anyhow::Result<()> {
+    let mut draft = begin(cx)?;
+    let undone = draft.undo(number)?;
+    let by = format!("moltbotctl config undo {}", undone.number);
+    if !cx.output.json {
+        cx.output.line(format!("Taking back change {}: {}.", undone.number, clean(&undone.by)));
+    }
+    install(cx, draft, &by, NOTHING_WRITTEN).await
+}
+
+/// Shows what another file would do.
+pub(super) async fn plan(cx: &Context, file: &Path) -> anyhow::Result<()> {
+    let files = Files::from([(Book::of(&cx.config.path).main().into(), Some(judge::read(file)?))]);
+    let Some(planned) = judge::texts(cx, &files).await? else {
+        return Err(helped(judge::UNJUDGED, "install moltbotd, or add its folder to PATH"));
+    };
+    if cx.output.json {
+        cx.output.value(&json!(planned));
+    }
+    judge::accept(cx, Some(&planned), "the file could not be used; nothing was changed")?;
+    if !cx.output.json {
+        show(cx, &planned, "It would change nothing.");
+    }
+    Ok(())
+}
+
+/// Lists the changes that can be taken back.
+pub(super) fn history(cx: &Context) -> anyhow::Result<()> {
+    let entries = Book::of(&cx.config.path).history()?;
+    if cx.output.json {
+        cx.output.value(&json!(entries));
+        return Ok(());
+    }
+    let row = |entry: &Entry| {
+        let names: Vec<_> =
+            entry.files.iter().map(|part| part.file.display().to_string()).collect();
+        vec![entry.number.to_string(), entry.at.clone(), clean(&entry.by), names.join(", ")]
+    };
+    let rows = entries.iter().rev().map(row).collect();
+    cx.output.table(&["Change", "When", "By", "Files"], rows, "No changes are kept.");
+    Ok(())
+}
+
+fn begin(cx: &Context) -> anyhow::Result<Draft> {
+    Ok(local(cx)?.change()?)
+}
+
+/// Returns the file on this host; a gateway elsewhere has its own.
+fn local(cx: &Context) -> anyhow::Result<Book> {
+    if let Some(url) = cx.flags.url.as_ref().filter(|url| !url.starts_with("unix:")) {
+        return Err(helped(
+            format!("this changes the file of this host, not that of {url}"),
+            "leave --url away, or change the other one with: moltbotctl gateway call config.patch",
+        ));
+    }
+    Ok(Book::of(&cx.config.path))
+}
+
+/// Checks a draft and writes it.
+async fn install(cx: &Context, draft: Draft, by: &str, advice: &str) -> anyhow::Result<()> {
+    let files = draft.changed();
+    if files.is_empty() {
+        if cx.output.json {
+            cx.output.value(&json!({ "ok": true, "change": null, "changes": [] }));
+        } else {
+            cx.output.line("Nothing to change.");
+        }
+        return Ok(());
+    }
+    let planned = judge::texts(cx, &files).await?;
+    judge::accept(cx, planned.as_ref(), advice)?;
+    let entry = draft.install(by)?;
+    let number = entry.map(|entry| entry.number);
+    if cx.output.json {
+        cx.output.value(&json!({
+            "ok": true,
+            "change": number,
+            "files": files.keys().collect::<Vec<_>>(),
+            "changes": planned.as_ref().map(|planned| &planned.changes),
+            "warnings": planned.as_ref().map(|planned| &planned.warnings),
+        }));
+        return Ok(());
+    }
+    for file in files.keys() {
+        let number = number.map(|number| format!(" (change {number})")).unwrap_or_default();
+        cx.output.line(format!("Wrote {}{number}.", file.display()));
+    }
+    if let Some(planned) = &planned {
+        show(cx, planned, "It changes nothing that is in force.");
+    }
+    Ok(())
+}
+
+fn show(cx: &Context, planned: &ConfigPlanned, nothing: &str) {
+    let effect = |effect: &str| match effect {
+        "hot" => "in force at once".to_owned(),
+        "channel" => "the channel starts anew".to_owned(),
+        "restart" => "needs a restart of the gateway".to_owned(),
+        other => other.to_owned(),
+    };
+    let row = |change: &moltbot_protocol::methods::config::ConfigChange| {
+        vec![clean(&change.path), effect(&change.effect)]
+    };
+    cx.output.table(&["Key", "Effect"], planned.changes.iter().map(row).collect(), nothing);
+}
+
+/// What is no JSON5 is a text; so is what JSON cannot say.
+fn read_value(text: &str) -> Value {
+    match edit::parse(text) {
+        Ok(Value::Null) if text.trim() != "null" => Value::from(text),
+        Ok(_) if text.trim().is_empty() => Value::from(text),
+        Ok(value) => value,
+        Err(_) => Value::from(text),
+    }
+}
+
+fn copy_of(book: &Book, text: &str) -> anyhow::Result<PathBuf> {
+    use std::io::Write as _;
+    // Made with the folder of the copies, which is closed to others.
+    drop(book.change()?);
+    let copy = book.folder().join(format!("edit-{}.json5", std::process::id()));
+    let failed = || format!("cannot write {}", copy.display());
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&copy).with_context(failed)?;
+    let text = if text.trim().is_empty() { "{\n}\n" } else { text };
+    file.write_all(text.as_bytes()).with_context(failed)?;
+    Ok(copy)
+}
+
+fn open_editor(cx: &Context, file: &Path) -> anyhow::Result<()> {
+    let editor = cx.environment.var("VISUAL").or_else(|| cx.environment.var("EDITOR"));
+    // A shell, because an editor may come with arguments.
+    let status = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(format!("{} \"$1\"", editor.unwrap_or("vi")))
+        .arg("sh")
+        .arg(file)
+        .status()
+        .context("cannot start an editor")?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(helped(
+        format!("the editor ended with {status}"),
+        format!("nothing was written; the copy is {}", file.display()),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_json5_or_a_text() {
+        for (text, value) in [
+            ("18790", json!(18790)),
+            ("true", json!(true)),
+            ("null", json!(null)),
+            ("lan", json!("lan")),
+            ("[1, 'a']", json!([1, "a"])),
+            ("{ a: 1 }", json!({ "a": 1 })),
+            ("'18790'", json!("18790")),
+            ("${TOKEN}", json!("${TOKEN}")),
+            ("NaN", json!("NaN")),
+            ("", json!("")),
+            ("-1", json!(-1)),
+        ] {
+            assert_eq!(read_value(text), value, "{text}");
+        }
+    }
+}
