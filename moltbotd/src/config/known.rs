@@ -131,6 +131,9 @@ const MOVED: &[(&str, &str)] = &[
     ("imessage", "channels.imessage"),
 ];
 
+/// What is said of a key that nobody knows.
+pub(super) const UNKNOWN: &str = "unknown key";
+
 /// Smallest likeness of a suggestion, from 0 to 1.
 const ALIKE: f64 = 0.8;
 
@@ -154,7 +157,7 @@ fn describe(path: &Path, known: &[String]) -> String {
     if let Some(to) = moved_to(&path.to_string()) {
         return format!("is not read any more; use {to}");
     }
-    let Some((Step::Key(key), around)) = path.0.split_last() else { return "unknown key".into() };
+    let Some((Step::Key(key), around)) = path.0.split_last() else { return UNKNOWN.into() };
     let around = pattern(around);
     let alike = known
         .iter()
@@ -163,8 +166,8 @@ fn describe(path: &Path, known: &[String]) -> String {
         .filter(|(likeness, _)| *likeness >= ALIKE)
         .max_by(|one, other| one.0.total_cmp(&other.0));
     match alike {
-        Some((_, name)) => format!("unknown key; did you mean {name:?}?"),
-        None => "unknown key".into(),
+        Some((_, name)) => format!("{UNKNOWN}; did you mean {name:?}?"),
+        None => UNKNOWN.into(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use moltbot_protocol::methods::config::{ConfigChange, ConfigPlanned};
 use moltbot_settings::{
     Path,
-    book::{Book, BookError, hash},
+    book::{Book, BookError, Draft, hash},
     edit::{self, Change, EditError},
     locate,
 };
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use super::{
     Effect, Live, Loaded, Overlay, PLACEHOLDER, Plan, Source, Trigger,
     issue::Issue,
-    redact,
+    known, redact,
     snapshot::{shown, with_defaults},
 };
 
@@ -78,7 +78,7 @@ impl Live {
             let text = as_it_stood(text, draft.text().unwrap_or_default(), &changes);
             draft.replace(text);
         }
-        self.install(draft, by)
+        self.install(draft, &before, by)
     }
 
     /// Changes what a merge patch says. Reads and writes files: not to be
@@ -103,7 +103,7 @@ impl Live {
                 .map_err(|error| WriteError::Refused(error.to_string()))?;
         }
         draft.apply(&edit::difference(&before.written, &wanted))?;
-        self.install(draft, by)
+        self.install(draft, &before, by)
     }
 
     /// Tells what other texts would do.
@@ -112,12 +112,9 @@ impl Live {
         planned(&self.source().load_over(files), &self.in_force())
     }
 
-    fn install(
-        &self,
-        draft: moltbot_settings::book::Draft,
-        by: &str,
-    ) -> Result<Written, WriteError> {
-        let loaded = self.source().load_over(draft.changed());
+    fn install(&self, draft: Draft, before: &Loaded, by: &str) -> Result<Written, WriteError> {
+        let mut loaded = self.source().load_over(draft.changed());
+        loaded.issues.extend(new_unknown_keys(before, &loaded));
         if !loaded.is_valid() {
             return Err(WriteError::Invalid(loaded.issues));
         }
@@ -192,6 +189,21 @@ fn check_hash(text: Option<&str>, base: Option<&str>) -> Result<(), WriteError> 
         None => "config base hash required; re-run config.get and retry",
     };
     Err(WriteError::Refused(why.into()))
+}
+
+/// An unknown key in a file is only odd. One that a program adds is its
+/// mistake, and it hears of it as from the reference.
+fn new_unknown_keys(before: &Loaded, after: &Loaded) -> Vec<Issue> {
+    let is_old = |issue: &Issue| before.warnings.iter().any(|old| old.path == issue.path);
+    let new = after.warnings.iter().filter(|issue| !is_old(issue));
+    new.filter_map(|issue| {
+        let rest = issue.message.strip_prefix(known::UNKNOWN)?;
+        let Ok(mut path) = issue.path.parse::<Path>();
+        let key = path.name()?.to_owned();
+        path.0.pop();
+        Some(Issue::at(&path, format!("Unrecognized key: {key:?}{rest}")))
+    })
+    .collect()
 }
 
 /// Returns whether a text was made from the configuration as it is shown, not
@@ -363,7 +375,7 @@ mod tests {
   gateway: { auth: { token: 'hunter2hunter2' }, reload: { mode: 'hot' } }, // keep
   models: { providers: { a: { baseUrl: 'http://h', apiKey: '${A_KEY}' } } },
   ui: { assistant: { name: '${NAME}' } },
-  list: [{ id: 'x', password: 'one' }, { id: 'y', password: 'two' }],
+  bindings: [{ id: 'x', password: 'one' }, { id: 'y', password: 'two' }],
 }
 ";
 
@@ -415,7 +427,7 @@ mod tests {
         live.replace(&raw, base(&live).as_deref(), "test").unwrap();
         assert_eq!(text(&live), TEXT);
         form["gateway"]["reload"]["mode"] = "off".into();
-        form["list"].as_array_mut().unwrap().remove(0);
+        form["bindings"].as_array_mut().unwrap().remove(0);
         live.replace(&form.to_string(), base(&live).as_deref(), "test").unwrap();
         let wanted = TEXT
             .replace("mode: 'hot'", "mode: \"off\"")
@@ -445,7 +457,7 @@ mod tests {
         let base = base(&live);
         for patch in [
             json!({ "channels": { "telegram": { "botToken": PLACEHOLDER } } }),
-            json!({ "list": [{ "id": "z", "password": PLACEHOLDER }] }),
+            json!({ "bindings": [{ "id": "z", "password": PLACEHOLDER }] }),
         ] {
             let why = refused(live.patch(&patch.to_string(), base.as_deref(), "test"));
             assert!(why.contains("give the value itself"), "{why}");
@@ -462,6 +474,8 @@ mod tests {
         assert!(set("{}", Some("00")).starts_with("config changed since last load;"));
         assert!(set("{ nope", base.as_deref()).starts_with("SyntaxError: JSON5: "));
         assert!(set("{ gateway: { port: 'x' } }", base.as_deref()).contains("gateway.port"));
+        let why = set("{ gateway: { bogus: 1 } }", base.as_deref());
+        assert!(why.contains("path: \"gateway\"") && why.contains("Unrecognized key"), "{why}");
         let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test"));
         assert_eq!(patch("[]"), "config.patch raw must be an object");
         fs::write(&live.source().file, "{ gateway: 5 }").unwrap();
