@@ -226,8 +226,12 @@ pub enum GatewayCommand {
         #[arg(long)]
         expect_final: bool,
     },
-    /// Try every place a gateway might be
-    Probe,
+    /// Try every place a gateway might be, all at once
+    Probe {
+        /// Try the host of the remote gateway by ssh too
+        #[arg(long)]
+        ssh_auto: bool,
+    },
     /// Show the gateway's certificate: what clients pin
     Tls,
     /// Install the service, enable and start it

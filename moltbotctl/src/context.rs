@@ -14,6 +14,7 @@ use crate::{
     cli::Globals,
     client::{Client, Options},
     config::LocalConfig,
+    delay::Delay,
     environment::Environment,
     error::Error,
     identity::Keyring,
@@ -24,6 +25,9 @@ use crate::{
 };
 
 const DEFAULT_TIMEOUT_MS: u64 = 10_000;
+/// A person waits: sooner than a node, which nobody watches.
+const FIRST_DELAY: Duration = Duration::from_millis(250);
+const LONGEST_DELAY: Duration = Duration::from_secs(8);
 
 /// An error that already knows what helps.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +216,29 @@ impl Context {
                         None => error.into(),
                     },
                 ))
+            }
+        }
+    }
+
+    /// Connects again after a connection ended: an hour of a broken tunnel or a
+    /// restarted gateway is nothing, a gateway that says no is.
+    ///
+    /// # Errors
+    /// When trying again is of no use, or `patience` is over.
+    pub async fn connect_again(&self, patience: Option<Duration>) -> anyhow::Result<Connected> {
+        let started = Instant::now();
+        let mut delay = Delay::new(FIRST_DELAY, LONGEST_DELAY);
+        loop {
+            delay.wait().await;
+            match self.connect().await {
+                Ok(connected) => return Ok(connected),
+                Err(error) if error.downcast_ref().is_some_and(Error::is_lasting) => {
+                    return Err(error);
+                }
+                Err(error) if patience.is_some_and(|it| started.elapsed() >= it) => {
+                    return Err(error);
+                }
+                Err(_) => {}
             }
         }
     }

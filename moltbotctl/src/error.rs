@@ -188,6 +188,20 @@ impl Error {
         }
     }
 
+    /// Returns whether trying again is of no use before a person did something.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Ssh(failure) => failure.kind.is_final(),
+            Self::Plaintext(_) | Self::Identity(_) => true,
+            error => {
+                error.is_unauthorized()
+                    || error.is_other_protocol()
+                    || error.pairing_request().is_some()
+            }
+        }
+    }
+
     /// Returns the exit code that tells this failure from others; those of ssh
     /// are in [`ssh::Kind::exit_code`].
     #[must_use]

@@ -253,6 +253,23 @@ async fn events_before_the_first_subscription_are_heard() {
 }
 
 #[tokio::test]
+async fn a_gateway_of_another_protocol_is_told_apart() {
+    let target = gateway(|mut peer| async move {
+        peer.challenge().await;
+        let connect = peer.receive().await;
+        let details = json!({ "expectedProtocol": 9 });
+        let message = "protocol mismatch";
+        let error = json!({ "code": "INVALID_REQUEST", "message": message, "details": details });
+        peer.refuse(&connect, error).await;
+        peer.receive().await;
+    })
+    .await;
+    let error = Client::connect(&target, &Options::operator()).await.unwrap_err();
+    assert_eq!(error.exit_code(), 5);
+    assert!(error.advice().unwrap().contains("speaks version 3"), "{:?}", error.advice());
+}
+
+#[tokio::test]
 async fn what_is_no_websocket_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}", listener.local_addr().unwrap());

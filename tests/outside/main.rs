@@ -5,6 +5,7 @@
 // Figures are part of what these tests show.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod broken;
 mod foreign;
 mod host;
 mod import;

@@ -1,5 +1,7 @@
 //! `moltbotctl chat`: a conversation, line by line, with streamed answers.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::{Value, json};
 use tokio::{
@@ -14,6 +16,9 @@ use crate::{
     error::{Closed, Error},
     output::{Output, clean},
 };
+
+/// How long a conversation waits for a gateway that is gone.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Which conversation.
 #[derive(Debug, Args)]
@@ -36,6 +41,7 @@ pub async fn run(cx: &Context, args: ChatArgs) -> anyhow::Result<()> {
     let client = connected.client;
     let session = args.session.or_else(|| main_session(&client)).unwrap_or_else(|| "main".into());
     let mut chat = Chat {
+        cx,
         out: cx.output,
         events: client.events(),
         lines: BufReader::new(tokio::io::stdin()).lines(),
@@ -57,7 +63,8 @@ pub async fn run(cx: &Context, args: ChatArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Chat {
+struct Chat<'a> {
+    cx: &'a Context,
     out: Output,
     client: Client,
     events: Receiver<Pushed>,
@@ -67,7 +74,7 @@ struct Chat {
     failed: bool,
 }
 
-impl Chat {
+impl Chat<'_> {
     fn welcome(&self) {
         if self.out.is_terminal() && !self.out.json {
             let text =
@@ -84,10 +91,23 @@ impl Chat {
             tokio::select! {
                 line = self.lines.next_line() => return Ok(line?),
                 _ = tokio::signal::ctrl_c() => return Ok(None),
-                event = self.events.recv() => self.aside(event)?,
-                closed = self.client.closed() => return Err(Error::Closed(closed).into()),
+                event = self.events.recv() => match self.aside(event) {
+                    Ok(()) => {}
+                    Err(_) => self.connect_again().await?,
+                },
+                _ = self.client.closed() => self.connect_again().await?,
             }
         }
+    }
+
+    /// Nothing of the conversation is on this side, so it goes on where it was.
+    async fn connect_again(&mut self) -> anyhow::Result<()> {
+        let error = Error::Closed(self.client.closed().await);
+        self.out.remark(format!("{error}; connecting again"));
+        self.client = self.cx.connect_again(Some(PATIENCE)).await?.client;
+        self.events = self.client.events();
+        self.out.remark("connected again");
+        Ok(())
     }
 
     /// What happens between two lines is somebody else's.
@@ -109,7 +129,15 @@ impl Chat {
         if let Some(level) = &self.thinking {
             params["thinking"] = json!(level);
         }
-        let accepted = match self.client.call_raw("chat.send", params).await {
+        let sent = match self.client.call_raw("chat.send", params.clone()).await {
+            // Whether it got there is found out by sending it again: the key tells.
+            Err(Error::Closed(_)) => {
+                self.connect_again().await?;
+                self.client.call_raw("chat.send", params.clone()).await
+            }
+            sent => sent,
+        };
+        let accepted = match sent {
             Ok(accepted) => accepted,
             Err(Error::Refused(refusal)) => {
                 self.fail(&refusal.message);
@@ -118,9 +146,11 @@ impl Chat {
             Err(error) => return Err(error.into()),
         };
         if accepted["status"] == "started" || accepted["status"] == "in_flight" {
-            return self.listen(&run).await;
+            return self.listen(&run, params).await;
         }
-        if self.out.json {
+        if accepted["status"] == "ok" {
+            self.catch_up("").await?;
+        } else if self.out.json {
             self.out.value_line(&accepted);
         } else if accepted.get("aborted").is_some() {
             let stopped = accepted["aborted"] == true;
@@ -131,7 +161,7 @@ impl Chat {
 
     /// Prints the answer as it grows. A subscriber that fell behind still hears
     /// the end, because later events push out older ones.
-    async fn listen(&mut self, run: &str) -> anyhow::Result<()> {
+    async fn listen(&mut self, run: &str, params: Value) -> anyhow::Result<()> {
         let (mut shown, mut problem) = (String::new(), None);
         loop {
             tokio::select! {
@@ -147,12 +177,59 @@ impl Chat {
                             return Ok(());
                         }
                     }
+                    Err(RecvError::Closed) => {
+                        if self.resume(&params, &shown).await? {
+                            return Ok(());
+                        }
+                    }
                     other => self.aside(other)?,
                 },
                 _ = tokio::signal::ctrl_c() => self.abort(run).await?,
-                closed = self.client.closed() => return Err(Error::Closed(closed).into()),
+                _ = self.client.closed() => {
+                    if self.resume(&params, &shown).await? {
+                        return Ok(());
+                    }
+                }
             }
         }
+    }
+
+    /// Takes up a run after the connection ended: the same key starts no second
+    /// one. Returns whether it has ended meanwhile.
+    async fn resume(&mut self, params: &Value, shown: &str) -> anyhow::Result<bool> {
+        loop {
+            self.connect_again().await?;
+            match self.client.call_raw("chat.send", params.clone()).await {
+                Ok(sent) if sent["status"] == "ok" => {
+                    if self.catch_up(shown).await.is_ok() {
+                        return Ok(true);
+                    }
+                }
+                Ok(_) => return Ok(false),
+                Err(Error::Refused(refusal)) => {
+                    self.fail(&refusal.message);
+                    return Ok(true);
+                }
+                Err(Error::Closed(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Prints what has been answered while nobody listened.
+    async fn catch_up(&mut self, shown: &str) -> Result<(), Error> {
+        let params = json!({ "sessionKey": self.session, "limit": 20 });
+        let history = self.client.call_raw("chat.history", params).await?;
+        let messages = history["messages"].as_array().into_iter().flatten();
+        let answer = messages.rev().find(|message| message["role"] == "assistant");
+        let Some(message) = answer else { return Ok(()) };
+        if self.out.json {
+            self.out.value_line(&json!({ "state": "final", "message": message }));
+        } else {
+            let text = clean(&text_of(message));
+            self.out.text(&format!("{}\n", addition(shown, &text)));
+        }
+        Ok(())
     }
 
     async fn abort(&self, run: &str) -> Result<(), Error> {

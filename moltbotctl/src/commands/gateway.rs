@@ -25,7 +25,7 @@ pub async fn run(cx: &Context, command: GatewayCommand) -> anyhow::Result<ExitCo
         GatewayCommand::Status { no_probe, deep } => {
             return gateway_status::run(cx, Look { probe: !no_probe, deep }).await;
         }
-        GatewayCommand::Probe => return probe::run(cx).await,
+        GatewayCommand::Probe { ssh_auto } => return probe::run(cx, ssh_auto).await,
         GatewayCommand::Install(args) => {
             return service::run(cx, ServiceCommand::Install(args)).await;
         }

@@ -47,21 +47,12 @@ pub async fn run(cx: &Context, args: LogsArgs) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(Duration::from_millis(args.interval)).await;
         match tail.step(&client).await {
-            Err(Error::Closed(closed)) => {
-                cx.output.remark(format!("the gateway closed the connection ({closed}); waiting"));
-                client = reconnect(cx, args.interval).await;
+            // One that answers no more may be behind a tunnel that is gone.
+            Err(error @ (Error::Closed(_) | Error::Timeout(_))) => {
+                cx.output.remark(format!("{error}; waiting"));
+                client = cx.connect_again(None).await?.client;
             }
             result => result?,
-        }
-    }
-}
-
-/// A restarted gateway comes back; following ends with the user.
-async fn reconnect(cx: &Context, interval_ms: u64) -> Client {
-    loop {
-        tokio::time::sleep(Duration::from_millis(interval_ms)).await;
-        if let Ok(connected) = cx.connect().await {
-            return connected.client;
         }
     }
 }
