@@ -101,6 +101,23 @@ fn socket_units_listen_where_the_daemon_would() {
     }
 }
 
+#[test]
+fn the_container_starts_the_daemon_with_flags_it_takes() {
+    let file = fs::read_to_string(source_root().join("packaging/Containerfile")).unwrap();
+    let list = |word: &str| -> Vec<String> {
+        let find = |line: &str| line.trim().strip_prefix(word).map(str::to_owned);
+        serde_json::from_str(&file.lines().find_map(find).unwrap()).unwrap()
+    };
+    let line = [list("ENTRYPOINT "), list("CMD ")].concat();
+    let cli = Cli::try_parse_from(line).unwrap();
+    assert_eq!(cli.bind, Some(moltbotd::config::Bind::Lan), "others than itself reach the port");
+    let health = list("HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ");
+    moltbotctl::cli::Cli::try_parse_from(health).unwrap();
+    assert!(file.contains("\nUSER 65532:65532\n"));
+    // What an invalid name here would only tell at the build.
+    assert!(source_root().join("packaging/container/moltbot.json").exists());
+}
+
 struct Unit(String);
 
 impl Unit {

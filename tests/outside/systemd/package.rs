@@ -20,7 +20,7 @@ pub(super) fn story(suite: Suite) {
     );
     keeps_secrets(&machine);
     fills_the_journal(&machine);
-    reloads(&machine);
+    reloads(&machine, suite);
     upgrades(&machine);
 
     machine.sh("systemctl enable moltbotd@work.service; dpkg -r moltbotd 2>&1");
@@ -68,7 +68,7 @@ fn fills_the_journal(machine: &Machine) {
     assert!(entry["CODE_FILE"].as_str().unwrap().ends_with("boot.rs"), "{line}");
 }
 
-fn reloads(machine: &Machine) {
+fn reloads(machine: &Machine, suite: Suite) {
     let pid = machine.property("moltbotd", "MainPID");
     let config = |level: &str| {
         let gateway = format!("gateway: {{ port: {} }}", machine.port);
@@ -78,8 +78,14 @@ fn reloads(machine: &Machine) {
     config("debug");
     machine.sh("systemctl reload moltbotd; until journalctl -u moltbotd | grep -q 'configuration reloaded'; do sleep 0.1; done");
     config("shouting");
-    machine.fails("systemctl reload moltbotd");
-    machine.sh("journalctl -u moltbotd | grep -q 'moltbot.json:1:.*logging.level'");
+    if let Suite::Trixie = suite {
+        machine.fails("systemctl reload moltbotd");
+        machine.sh("journalctl -u moltbotd | grep -q 'moltbot.json:1:.*logging.level'");
+    } else {
+        // There a reload is a signal, and only the daemon knows how it went.
+        machine.sh("systemctl reload moltbotd; \
+             until journalctl -u moltbotd | grep -q 'configuration kept'; do sleep 0.1; done");
+    }
     config("info");
     machine.sh("systemctl reload moltbotd; systemctl is-active moltbotd; moltbotctl health");
     assert_eq!(machine.property("moltbotd", "MainPID"), pid);
