@@ -234,6 +234,8 @@ pub enum GatewayCommand {
     },
     /// Show the gateway's certificate: what clients pin
     Tls,
+    /// Show which gateways announce themselves on the local network
+    Discover,
     /// Install the service, enable and start it
     Install(InstallArgs),
     /// Stop the service and remove it; the state stays

@@ -22,6 +22,7 @@ use crate::{
     channels::{Channels, Inbound, InboundQueue},
     clock,
     config::{self, AuthSecrets, Bind},
+    discovery::Advertiser,
     gateway::Gateway,
     health::{self, Health},
     inherited::Inherited,
@@ -219,6 +220,13 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     start.locks.listening(&address);
     let probes = net::serve(listeners, &shared);
     let mut background = background(&shared);
+    let advertiser = Advertiser {
+        config: Arc::clone(&start.config),
+        bind: start.bind,
+        port: shared.port,
+        profile: start.paths.profile.clone(),
+    };
+    shared.tasks.spawn(advertiser.run(shared.closing.clone()));
     supervisor::ready(&format!("listening on {address}"));
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);

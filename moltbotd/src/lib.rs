@@ -15,7 +15,7 @@
 //! main · boot · reload · cli · state
 //! net                 methods
 //!         gateway
-//! restart · agent · sessions · channels · nodes · presence · health
+//! discovery · restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth
 //! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · tls · metrics · watch
@@ -30,6 +30,7 @@ pub mod channels;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod discovery;
 pub mod environment;
 pub mod gateway;
 pub mod health;

@@ -6,6 +6,8 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod broken;
+#[cfg(target_os = "linux")]
+mod discovery;
 mod foreign;
 mod host;
 mod import;

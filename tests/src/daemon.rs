@@ -323,6 +323,7 @@ fn variables(home: &Path, options: &Options) -> Vec<(String, String)> {
         ("MOLTBOT_CONFIG_PATH".to_owned(), path("moltbot.json")),
         ("MOLTBOT_STATE_DIR".to_owned(), path("state")),
         ("MOLTBOT_PROFILE".to_owned(), options.profile.clone()),
+        ("MOLTBOT_DISABLE_BONJOUR".to_owned(), "1".to_owned()),
     ];
     variables.extend(options.variables.iter().cloned());
     variables

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::{
-    agent,
+    agent, discover,
     gateway_status::{self, Look},
     health, json_argument, probe, send,
     service::{self, ServiceCommand},
@@ -40,6 +40,7 @@ pub async fn run(cx: &Context, command: GatewayCommand) -> anyhow::Result<ExitCo
             return service::run(cx, ServiceCommand::Restart(args)).await;
         }
         GatewayCommand::Tls => return certificate(cx).await,
+        GatewayCommand::Discover => discover::run(cx).await?,
         GatewayCommand::Health { probe } => health::run(cx, probe).await?,
         GatewayCommand::Send(args) => send::run(cx, args).await?,
         GatewayCommand::Agent(args) => agent::run(cx, args).await?,

@@ -8,6 +8,7 @@ pub mod completions;
 pub mod config;
 pub mod daemon;
 pub mod devices;
+pub mod discover;
 pub mod doctor;
 pub mod gateway;
 pub mod gateway_status;

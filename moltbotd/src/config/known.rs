@@ -6,8 +6,18 @@ use moltbot_settings::{Path, Step};
 use super::{issue::Issue, schema};
 
 /// Sections with a type of their own.
-pub(super) const TYPED: [&str; 9] =
-    ["gateway", "agents", "models", "session", "messages", "logging", "channels", "auth", "env"];
+pub(super) const TYPED: [&str; 10] = [
+    "gateway",
+    "agents",
+    "models",
+    "session",
+    "messages",
+    "logging",
+    "discovery",
+    "channels",
+    "auth",
+    "env",
+];
 
 /// Keys of those sections that are accepted as they are, with all below them.
 /// `*` stands for any key or index.
@@ -50,6 +60,7 @@ const ACCEPTED: &[&str] = &[
     "agents.list.*.subagents",
     "agents.list.*.tools",
     "agents.list.*.workspace",
+    "discovery.wideArea",
     "gateway.auth.allowTailscale",
     "gateway.controlUi.basePath",
     "gateway.controlUi.enabled",

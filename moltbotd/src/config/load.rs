@@ -317,6 +317,7 @@ fn typed(root: &Value, report: &mut Report) -> Config {
         session: section(root, "session", report),
         messages: section(root, "messages", report),
         logging: section(root, "logging", report),
+        discovery: section(root, "discovery", report),
         channels: section(root, "channels", report),
         auth: section(root, "auth", report),
         env: section(root, "env", report),

@@ -5,6 +5,7 @@
 
 mod agents;
 mod check;
+mod discovery;
 mod document;
 mod effect;
 mod gateway;
@@ -30,6 +31,7 @@ use serde_json::Value;
 
 pub use self::{
     agents::{Agent, AgentDefaults, Agents, ModelChoice},
+    discovery::{Discovery, Mdns, MdnsMode},
     document::Overlay,
     effect::Effect,
     gateway::{
@@ -73,6 +75,9 @@ pub struct Config {
     /// Logs.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub logging: Logging,
+    /// How the gateway is found on the network.
+    #[schemars(extend("x-effect" = Effect::Hot))]
+    pub discovery: Discovery,
     /// Messaging channels: each parses its own section.
     #[schemars(extend("x-effect" = Effect::Channel))]
     pub channels: BTreeMap<String, Value>,
@@ -116,7 +121,6 @@ const OTHER_SECTIONS: &[(&str, Effect, &str)] = &[
     ("commands", Effect::Hot, "Which chat commands there are."),
     ("cron", Effect::Hot, "Scheduled work."),
     ("diagnostics", Effect::Hot, "What is recorded to find faults."),
-    ("discovery", Effect::Restart, "How the gateway is found on the network."),
     ("hooks", Effect::Hot, "Addresses that other programs call."),
     ("media", Effect::Hot, "How files are understood."),
     ("meta", Effect::Hot, "Who wrote the file last."),
