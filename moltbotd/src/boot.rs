@@ -225,6 +225,7 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
         bind: start.bind,
         port: shared.port,
         profile: start.paths.profile.clone(),
+        tls: shared.gateway.tls.clone(),
     };
     shared.tasks.spawn(advertiser.run(shared.closing.clone()));
     supervisor::ready(&format!("listening on {address}"));

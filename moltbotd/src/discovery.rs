@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Bind, Config, MdnsMode},
     presence,
+    tls::Tls,
 };
 
 /// The service type of the reference.
@@ -27,6 +28,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(5);
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 /// How long the goodbye may hold up the exit.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How often to look whether the certificate was replaced.
+const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Keeps the announcement in line with the configuration.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub struct Advertiser {
     pub port: u16,
     /// Name of the profile.
     pub profile: Option<String>,
+    /// The certificate, when the port speaks TLS.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// What is announced.
@@ -74,6 +79,7 @@ impl Advertiser {
                 () = tokio::time::sleep(retry), if failed => {
                     retry = (retry * 2).min(LONGEST_RETRY);
                 }
+                () = tokio::time::sleep(CERTIFICATE_INTERVAL), if self.tls.is_some() => {}
             }
         }
         withdraw(announced).await;
@@ -97,6 +103,10 @@ impl Advertiser {
             ("displayName", cut(&display, LONGEST_VALUE).to_owned()),
             ("transport", "gateway".to_owned()),
         ];
+        if let Some(tls) = &self.tls {
+            text.push(("gatewayTls", "1".to_owned()));
+            text.push(("gatewayTlsSha256", tls.fingerprint()));
+        }
         if let Some(name) = variable(config, "TAILNET_DNS") {
             text.push(("tailnetDns", cut(name, LONGEST_VALUE).to_owned()));
         }
@@ -205,7 +215,7 @@ mod tests {
         config.discovery.mdns.mode = Some(mode);
         let (bind, port) = (Bind::Lan, 18789);
         let live = Arc::new(config::Live::new(config.clone()));
-        Advertiser { config: live, bind, port, profile: None }.beacon(&config)
+        Advertiser { config: live, bind, port, profile: None, tls: None }.beacon(&config)
     }
 
     #[test]
