@@ -6,12 +6,17 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod broken;
+mod certificates;
 #[cfg(target_os = "linux")]
 mod discovery;
 mod foreign;
 mod host;
 mod import;
 mod kill9;
+#[cfg(target_os = "linux")]
+mod proxy;
+#[cfg(target_os = "linux")]
+mod reach;
 mod read_only;
 mod reference_clients;
 mod reference_gateway;

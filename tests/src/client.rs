@@ -34,6 +34,15 @@ fn request(url: &str, headers: &[(String, String)]) -> Upgrade {
     request
 }
 
+async fn over_tls(stream: TcpStream, pins: &Pins) -> Result<Box<dyn Stream>, Refusal> {
+    let Ok(Some(Connector::Rustls(config))) = tls::connector(Some(pins)) else {
+        panic!("TLS can be set up");
+    };
+    let name = "localhost".try_into().expect("a valid name");
+    let stream = TlsConnector::from(config).connect(name, stream).await;
+    Ok(Box::new(stream.map_err(Refusal::unreachable)?))
+}
+
 type Upgrade = tungstenite::handshake::client::Request;
 type Socket = WebSocketStream<Box<dyn Stream>>;
 
@@ -213,15 +222,11 @@ impl Client {
         pins: &Pins,
     ) -> Result<Self, Refusal> {
         let (request, stream) = Self::reach(url, headers).await?;
-        let Ok(Some(Connector::Rustls(config))) = tls::connector(Some(pins)) else {
-            panic!("TLS can be set up");
-        };
-        let name = "localhost".try_into().expect("a valid name");
-        let stream = TlsConnector::from(config).connect(name, stream).await;
-        Self::upgrade(request, Box::new(stream.map_err(Refusal::unreachable)?)).await
+        Self::upgrade(request, over_tls(stream, pins).await?).await
     }
 
-    /// The same over a connection that was made elsewhere.
+    /// The same over a connection that was made elsewhere, with TLS if there is
+    /// a certificate to expect.
     ///
     /// # Errors
     ///
@@ -230,8 +235,13 @@ impl Client {
         stream: TcpStream,
         host: &str,
         headers: &[(String, String)],
+        pins: Option<&Pins>,
     ) -> Result<Self, Refusal> {
-        Self::upgrade(request(&format!("ws://{host}/"), headers), Box::new(stream)).await
+        let stream = match pins {
+            Some(pins) => over_tls(stream, pins).await?,
+            None => Box::new(stream),
+        };
+        Self::upgrade(request(&format!("ws://{host}/"), headers), stream).await
     }
 
     async fn reach(

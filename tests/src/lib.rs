@@ -10,6 +10,8 @@ pub mod client;
 pub mod ctl;
 pub mod daemon;
 pub mod device;
+#[cfg(target_os = "linux")]
+pub mod far_host;
 pub mod model_server;
 pub mod node_host;
 pub mod npm;
@@ -22,6 +24,8 @@ pub mod telegram_front;
 
 use std::time::Duration;
 
+#[cfg(target_os = "linux")]
+pub use self::far_host::FarHost;
 pub use self::{
     client::{Client, Connect, Refusal},
     ctl::Ctl,
