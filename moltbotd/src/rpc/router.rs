@@ -304,11 +304,11 @@ fn authorize<G>(cx: &Context<G>, access: Option<Access>) -> Result<()> {
 }
 
 /// Parses parameters. The schema that documents the method is asked where the
-/// type alone cannot tell (bounds), and for the words when they do not fit.
+/// type alone cannot tell, and for the words when they do not fit.
 fn parse<R: Request>(rules: &OnceLock<Rules>, params: &str) -> Result<R> {
     let rules = rules.get_or_init(Rules::of::<R>);
     let invalid = |text: &str| Error::Invalid(format!("invalid {} params: {text}", R::METHOD));
-    if rules.bounded
+    if rules.knows_more(params)
         && let Some(text) = rules.violations(params)
     {
         return Err(invalid(&text));

@@ -12,7 +12,9 @@ pub(super) struct Rules {
     schema: Value,
     definitions: Map<String, Value>,
     /// Whether the schema demands more than parsing into the type enforces.
-    pub(super) bounded: bool,
+    bounded: bool,
+    /// Whether it allows the members it names and no others.
+    closed: bool,
 }
 
 impl Rules {
@@ -21,7 +23,15 @@ impl Rules {
         let schema = T::json_schema(&mut types).to_value();
         let definitions = types.take_definitions(true);
         let bounded = is_bounded(&schema) || definitions.values().any(is_bounded);
-        Self { schema, definitions, bounded }
+        let closed = schema["additionalProperties"] == false;
+        Self { schema, definitions, bounded, closed }
+    }
+
+    /// Returns whether the type alone would take what the schema does not:
+    /// values out of bounds, and a list for the members of an object in their
+    /// order.
+    pub(super) fn knows_more(&self, text: &str) -> bool {
+        self.bounded || (self.closed && text.trim_start().starts_with('['))
     }
 
     /// Returns every violation in a JSON text, joined by `; `, or `None` when
