@@ -68,7 +68,7 @@ impl Folder {
         text: &str,
         now: Instant,
     ) -> Verdict {
-        let line = hash(&text);
+        let line = hash(text);
         let id = kind_of(place, text);
         let Some(kind) = self.kinds.get_mut(&id) else {
             let before = self.make_room();
