@@ -193,7 +193,7 @@ impl Error {
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Ssh(failure) => failure.kind.is_final(),
-            Self::Plaintext(_) | Self::Identity(_) => true,
+            Self::Plaintext(_) | Self::Identity(_) | Self::Tls { .. } => true,
             error => {
                 error.is_unauthorized()
                     || error.is_other_protocol()

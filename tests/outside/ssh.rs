@@ -69,6 +69,20 @@ async fn a_target_with_user_address_and_port_works_with_a_key_of_its_own() {
     assert_eq!(laptop.ctl.json(&["health", "--url", &url]).await["ok"], true);
 }
 
+/// Set-up 3: others come to the gateway of a laptop with a key that opens nothing else.
+#[tokio::test]
+async fn a_key_that_may_only_reach_the_gateway_is_enough() {
+    let (daemon, sshd) = (Daemon::start().await, Sshd::start().await);
+    let laptop = Laptop::new(&sshd);
+    let (port, token) = (daemon.port().to_string(), laptop.token_file());
+    sshd.limit_key(&format!("restrict,port-forwarding,permitopen=\"127.0.0.1:{port}\""));
+    let words = ["health", "--ssh", sshd::HOST, "--token-file", &token, "--port"];
+    assert_eq!(laptop.ctl.json(&[&words[..], &[&port]].concat()).await["ok"], true);
+    let other = ports::free().to_string();
+    let (code, said) = failure(&laptop.ctl.run(&[&words[..], &[&other]].concat()).await);
+    assert_eq!(code, 27, "{said}");
+}
+
 #[tokio::test]
 async fn the_port_of_the_far_gateway_comes_from_the_variable_too() {
     let (daemon, sshd) = (Daemon::start().await, Sshd::start().await);

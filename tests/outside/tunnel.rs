@@ -190,7 +190,10 @@ async fn a_remote_gateway_of_the_configuration_serves_every_command() {
     assert_eq!(report["chosen"]["url"], format!("ssh://{}/{port}", sshd::HOST));
 
     // Another gateway is not shown the secret of this one.
-    let shown = ctl.json(&["remote", "set", "--url", "wss://other.example"]).await;
+    let pin = format!("sha256:{}", "ab".repeat(32));
+    let other = ["remote", "set", "--url", "wss://other.example", "--tls-fingerprint", &pin];
+    let shown = ctl.json(&other).await;
+    assert_eq!(shown["remote"]["tlsFingerprint"], pin, "{shown}");
     assert!(shown["remote"]["token"].is_null(), "{shown}");
     assert!(!fs::read_to_string(&config).unwrap().contains("tokenFile"));
     let (code, said) = failure(&ctl.run(&["remote", "set", "--url", "ws://other.example:1"]).await);

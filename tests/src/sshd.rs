@@ -155,6 +155,12 @@ impl Sshd {
         assert!(listens(&mut self.child, self.port).await, "sshd starts again: {}", self.log());
     }
 
+    /// Lets the key in with limits only, as `authorized_keys` has them.
+    pub fn limit_key(&self, limits: &str) {
+        let public = fs::read_to_string(self.key("id.pub")).unwrap();
+        fs::write(self.folder.path().join("authorized"), format!("{limits} {public}")).unwrap();
+    }
+
     /// Returns what the server wrote.
     #[must_use]
     pub fn log(&self) -> String {

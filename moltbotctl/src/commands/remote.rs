@@ -23,7 +23,8 @@ const CREDENTIALS: [&str; 4] = ["token", "tokenFile", "password", "tlsFingerprin
 /// The gateway on another host.
 #[derive(Debug, Subcommand)]
 pub enum RemoteCommand {
-    /// Write --ssh or --url, with --port, --token-file, --token or --password, into the configuration
+    /// Write --ssh or --url, with --port, --token-file, --token, --password or --tls-fingerprint, into
+    /// the configuration
     Set,
     /// Show the remote gateway of the configuration
     Show,
@@ -61,6 +62,10 @@ fn set(cx: &Context) -> anyhow::Result<()> {
     }
     if let Some(password) = &cx.flags.password {
         given.push(("password", json!(password.reveal())));
+    }
+    if let Some(pins) = &cx.flags.pins {
+        // As the file has several of them.
+        given.push(("tlsFingerprint", json!(pins.to_string().replace(" or ", ","))));
     }
     if !moved && given.is_empty() {
         return Err(helped(

@@ -217,6 +217,10 @@ fn arguments(cx: &Context, args: &TunnelArgs) -> anyhow::Result<Vec<OsString>> {
     add("--ssh-identity", flags.ssh_identity.as_ref().map(file).transpose()?);
     add("--port", flags.port.map(|port| port.to_string().into()));
     add("--token-file", flags.token_file.as_ref().map(file).transpose()?);
+    add(
+        "--tls-fingerprint",
+        flags.pins.as_ref().map(|it| it.to_string().replace(" or ", ",").into()),
+    );
     add("--timeout", cx.timeout_given.map(|ms| ms.to_string().into()));
     add("--local-port", Some(args.local_port.to_string().into()));
     add("--check-every", Some(args.check_every.to_string().into()));
