@@ -9,6 +9,10 @@ pub(super) fn of(port: u16) -> Option<String> {
         .flat_map(|table| listening(&table, port))
         .collect();
     let process = std::fs::read_dir("/proc").ok()?.flatten().find(|process| {
+        // `self` is there too, and names nobody.
+        if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            return false;
+        }
         // Other users' processes do not show theirs.
         let Ok(files) = std::fs::read_dir(process.path().join("fd")) else { return false };
         files.flatten().any(|file| {
