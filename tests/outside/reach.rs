@@ -107,7 +107,9 @@ impl<'a> Place<'a> {
 
     async fn come_in(&self, connect: Connect) -> Result<Client, Refusal> {
         if self.way == Way::Control {
-            return self.control(connect).await;
+            let path = self.daemon.control_socket();
+            let client = Client::open_control_with(&path, &connect.headers).await?;
+            return client.introduce(connect).await;
         }
         let (host, port) = (self.host(), self.daemon.port());
         let stream = match self.way.address(self.far) {
@@ -162,6 +164,7 @@ impl<'a> Place<'a> {
 fn reason(refusal: &Refusal) -> String {
     match (refusal.status, &refusal.error) {
         (Some(403), _) => "403 origin not allowed".to_owned(),
+        (Some(421), _) => "421 nothing forwarded comes through the control socket".to_owned(),
         (Some(400), _) => "400 a public address is served over TLS only".to_owned(),
         (Some(status), _) => format!("HTTP status {status}"),
         (None, Some(error)) => {

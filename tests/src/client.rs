@@ -263,9 +263,20 @@ impl Client {
     ///
     /// When nobody listens there or the upgrade is refused.
     pub async fn open_control(path: &Path) -> Result<Self, Refusal> {
+        Self::open_control_with(path, &[]).await
+    }
+
+    /// The same with further headers.
+    ///
+    /// # Errors
+    ///
+    /// When nobody listens there or the upgrade is refused.
+    pub async fn open_control_with(
+        path: &Path,
+        headers: &[(String, String)],
+    ) -> Result<Self, Refusal> {
         let stream = UnixStream::connect(path).await.map_err(Refusal::unreachable)?;
-        let request = "ws://localhost/".into_client_request().expect("a valid address");
-        Self::upgrade(request, Box::new(stream)).await
+        Self::upgrade(request("ws://localhost/", headers), Box::new(stream)).await
     }
 
     async fn upgrade(request: Upgrade, stream: Box<dyn Stream>) -> Result<Self, Refusal> {

@@ -52,7 +52,7 @@ pub(super) fn judge(
     gateway: &config::Gateway,
     port: u16,
 ) -> Result<Ingress, Refused> {
-    let Listener::Tcp { peer, own } = listener else { return Ok(control()) };
+    let Listener::Tcp { peer, own } = listener else { return control(headers) };
     let host = text(headers, header::HOST.as_str());
     let (name, _) = split_host(host);
     if !host_known(name, own.ip(), gateway) {
@@ -113,14 +113,22 @@ fn is_own_address(origin: &str, host: &str, own: SocketAddr) -> bool {
         && (origin == format!("http://{host}") || origin == format!("https://{host}"))
 }
 
-fn control() -> Ingress {
-    Ingress {
+/// A proxy that forwards to the control socket would make everybody its owner.
+fn control(headers: &HeaderMap) -> Result<Ingress, Refused> {
+    if headers.contains_key(header::ORIGIN) {
+        return Err(Refused(StatusCode::FORBIDDEN, "origin not allowed\n"));
+    }
+    if is_forwarded(headers) {
+        let text = "nothing forwarded comes through the control socket\n";
+        return Err(Refused(StatusCode::MISDIRECTED_REQUEST, text));
+    }
+    Ok(Ingress {
         control: true,
         ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
         local: true,
         browser: false,
         reported_ip: None,
-    }
+    })
 }
 
 /// A name that a page can make resolve to us by DNS is not known; an address
@@ -214,6 +222,21 @@ mod tests {
         let ingress = judge_from("127.0.0.1:5000", &[HOST]).unwrap();
         assert!(ingress.local && !ingress.browser);
         assert_eq!(ingress.reported_ip, None);
+    }
+
+    #[test]
+    fn the_control_socket_serves_neither_pages_nor_proxies() {
+        let judge = |name: &'static str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            judge(Listener::Control, &headers, &config::Gateway::default(), PORT)
+        };
+        assert!(judge("host", "localhost").unwrap().control);
+        let page = judge("origin", "http://localhost").unwrap_err();
+        assert_eq!(page.0, StatusCode::FORBIDDEN);
+        for name in ["x-forwarded-for", "forwarded", "via", "x-real-ip"] {
+            assert_eq!(judge(name, "x").unwrap_err().0, StatusCode::MISDIRECTED_REQUEST, "{name}");
+        }
     }
 
     #[test]
