@@ -17,7 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agent::{self, Agent},
-    auth::{Auth, Secrets},
+    auth::{self, Auth, Secrets},
     bus::{Bus, Close},
     channels::{Channels, Inbound, InboundQueue},
     clock,
@@ -41,6 +41,7 @@ use crate::{
     sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
     supervisor::{self, Supervisor},
+    tailscale::Tailscale,
     tls::{self, Tls, TlsError},
     tools::{self, Tools},
 };
@@ -58,6 +59,8 @@ pub struct Start {
     pub port: u16,
     /// Which addresses to listen on: flag or configuration.
     pub bind: Bind,
+    /// How the gateway is reached through a tailnet: flags or configuration.
+    pub tailscale: config::Tailscale,
     /// The running logs.
     pub logs: Logs,
     /// Cancelled when the daemon is to stop.
@@ -228,6 +231,7 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
         tls: shared.gateway.tls.clone(),
     };
     shared.tasks.spawn(advertiser.run(shared.closing.clone()));
+    shared.tasks.spawn(tailnet(&shared));
     supervisor::ready(&format!("listening on {address}"));
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);
@@ -286,6 +290,7 @@ fn build(
         password: start.secrets.password.clone(),
     };
     let limits = start.config.get().gateway.limits.clone();
+    let tailscale = Tailscale::new(&start.config.get(), &start.tailscale, start.secrets.mode, port);
     let nodes = Arc::new(Nodes::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus)));
     let models = Arc::new(Models::new(Arc::clone(&start.config)));
     let channels =
@@ -330,7 +335,13 @@ fn build(
         restart,
         agent,
         channels: Arc::clone(&channels),
-        auth: Auth::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus), secrets),
+        auth: Auth::new(auth::Parts {
+            config: Arc::clone(&start.config),
+            store: store.clone(),
+            bus: Arc::clone(&bus),
+            tailscale: Arc::clone(&tailscale),
+            secrets,
+        }),
         presence: Presence::new(Arc::clone(&bus)),
         health: Health::new(health::Parts {
             config: Arc::clone(&start.config),
@@ -341,12 +352,14 @@ fn build(
             logs: start.logs.clone(),
             channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
             tls: tls.clone(),
+            tailscale: Arc::clone(&tailscale),
             started,
         }),
         paths: start.paths.clone(),
         logs: start.logs.clone(),
         config: Arc::clone(&start.config),
         tls,
+        tailscale,
         store,
         bus,
         dedupe: Dedupe::default(),
@@ -420,6 +433,19 @@ async fn follow_certificate(tls: Arc<Tls>, mut changes: watch::Receiver<u64>) {
         let reading = Arc::clone(&tls);
         // A read that panicked would be tried again a moment later.
         let _ = tokio::task::spawn_blocking(move || reading.refresh()).await;
+    }
+}
+
+/// Has Tailscale lead here until the stop, and beyond it unless the configuration
+/// says otherwise. A restart is no stop.
+fn tailnet(shared: &Shared) -> impl Future<Output = ()> + use<> {
+    let gateway = Arc::clone(&shared.gateway);
+    let closing = shared.closing.clone();
+    async move {
+        Arc::clone(&gateway.tailscale).run(closing).await;
+        if !gateway.restart.is_under_way() {
+            gateway.tailscale.withdraw().await;
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Bind, Config, GivenToken, LogLevel},
+    config::{Bind, Config, GivenToken, LogLevel, TailscaleMode},
     environment::Environment,
     logging::LogFormat,
     paths::{self, Choice},
@@ -33,6 +33,12 @@ pub struct Cli {
     /// Which addresses to listen on
     #[arg(long, value_name = "MODE")]
     pub bind: Option<Bind>,
+    /// Whether Tailscale leads to the gateway
+    #[arg(long, value_name = "MODE")]
+    pub tailscale: Option<TailscaleMode>,
+    /// End that when the gateway stops
+    #[arg(long)]
+    pub tailscale_reset_on_exit: bool,
     /// Shared token; other users can see it in the process list, so prefer a
     /// file
     #[arg(long, value_name = "T", conflicts_with = "token_file")]
@@ -80,6 +86,15 @@ impl Cli {
             config_file: self.config.clone(),
             state_dir: self.state_dir.clone(),
         }
+    }
+
+    /// Puts what was said about Tailscale into the configuration.
+    #[must_use]
+    pub fn over(&self, mut config: Config) -> Config {
+        let settings = &mut config.gateway.tailscale;
+        settings.mode = self.tailscale.unwrap_or(settings.mode);
+        settings.reset_on_exit |= self.tailscale_reset_on_exit;
+        config
     }
 
     /// Returns what was said about the shared token.

@@ -20,6 +20,7 @@ use crate::{
     rpc::Dedupe,
     sessions::{Sessions, system_events::SystemEvents},
     store::Store,
+    tailscale::Tailscale,
     tls::Tls,
 };
 
@@ -36,6 +37,8 @@ pub struct Gateway {
     pub logs: Logs,
     /// The certificate, when the port speaks TLS.
     pub tls: Option<Arc<Tls>>,
+    /// The tailnet.
+    pub tailscale: Arc<Tailscale>,
     /// Durable state.
     pub store: Store,
     /// Connected clients.

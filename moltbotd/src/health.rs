@@ -26,6 +26,7 @@ use crate::{
     clock, config,
     logging::Logs,
     store::{Overview, Store, StoreError},
+    tailscale::Tailscale,
     tls::Tls,
 };
 
@@ -70,6 +71,8 @@ pub struct Parts {
     pub channels: Arc<dyn ChannelHealth>,
     /// The certificate, when the port speaks TLS.
     pub tls: Option<Arc<Tls>>,
+    /// The tailnet.
+    pub tailscale: Arc<Tailscale>,
     /// When the daemon started.
     pub started: Instant,
 }
@@ -200,7 +203,8 @@ impl Health {
         let log = self.parts.logs.trouble().map(|reason| format!("log: {reason}"));
         let tls = self.parts.tls.as_ref().and_then(|tls| tls.trouble());
         let tls = tls.map(|reason| format!("tls: {reason}"));
-        let found = disk.into_iter().chain(config).chain(log).chain(tls);
+        let tailscale = self.parts.tailscale.trouble().map(|reason| format!("tailscale: {reason}"));
+        let found = disk.into_iter().chain(config).chain(log).chain(tls).chain(tailscale);
         let found: Vec<String> = found.collect();
         (!found.is_empty()).then_some(found)
     }
@@ -216,6 +220,7 @@ impl Health {
             events: stats.published,
             slow_consumers: stats.slow,
             resident_bytes: resident_bytes(),
+            tailscale: self.parts.tailscale.status(),
             tls: self.parts.tls.as_ref().map(|tls| TlsStatus {
                 sha256: tls.fingerprint(),
                 certificate: tls.certificate().display().to_string(),

@@ -17,7 +17,7 @@
 //!         gateway
 //! discovery · restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
-//! bus · store · config · auth
+//! bus · store · config · auth · tailscale
 //! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · tls · metrics · watch
 //! protocol (crate)
 //! ```
@@ -53,6 +53,7 @@ pub mod shutdown;
 pub mod state;
 pub mod store;
 pub mod supervisor;
+pub mod tailscale;
 pub mod tls;
 pub mod tools;
 pub mod watch;

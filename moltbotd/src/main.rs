@@ -110,6 +110,7 @@ struct Prepared {
     secrets: AuthSecrets,
     port: u16,
     bind: Bind,
+    tailscale: config::Tailscale,
     logs: Logs,
     inherited: Inherited,
     locks: Guards,
@@ -148,7 +149,8 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     let secrets = AuthSecrets::resolve(&given, &loaded.config, &loaded.config.variables, &paths)
         .map_err(refusal)?;
     let reach = if inherited.is_exposed() { Bind::Lan } else { bind };
-    secrets.check(reach, &loaded.config).map_err(refusal)?;
+    let told = cli.over(loaded.config.clone());
+    secrets.check(reach, &told).map_err(refusal)?;
     let logs = start_logs(cli, &loaded, &paths, &environment, &secrets)?;
     panic::set_hook(Box::new(|panic| error!(%panic, "panic")));
     narrowed.extend(loaded.narrowed.iter().cloned());
@@ -162,7 +164,19 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     }
     let config = config.copied_to(paths.last_good_config());
     let supervisor = Supervisor::of_this_process(&environment);
-    Ok(Prepared { paths, config, secrets, port, bind, logs, inherited, locks, supervisor })
+    let tailscale = told.gateway.tailscale;
+    Ok(Prepared {
+        paths,
+        config,
+        secrets,
+        port,
+        bind,
+        tailscale,
+        logs,
+        inherited,
+        locks,
+        supervisor,
+    })
 }
 
 fn source(
@@ -173,8 +187,9 @@ fn source(
 ) -> Result<Source, Failure> {
     let given = cli.given_token();
     let bind = if exposed { Some(Bind::Lan) } else { cli.bind };
-    let start_paths = paths.clone();
+    let (start_paths, flags) = (paths.clone(), cli.clone());
     let start = move |config: &Config| {
+        let config = &flags.over(config.clone());
         let bind = bind.unwrap_or(config.gateway.bind);
         AuthSecrets::refusal(&given, bind, config, &config.variables, &start_paths)
     };
@@ -261,8 +276,18 @@ fn report(loaded: &Loaded, narrowed: &Narrowed) {
 }
 
 fn serve(prepared: Prepared) -> Result<Ended, Failure> {
-    let Prepared { paths, config, secrets, port, bind, logs, inherited, locks, supervisor } =
-        prepared;
+    let Prepared {
+        paths,
+        config,
+        secrets,
+        port,
+        bind,
+        tailscale,
+        logs,
+        inherited,
+        locks,
+        supervisor,
+    } = prepared;
     let runtime = runtime()?;
     let version = env!("CARGO_PKG_VERSION");
     info!(version, profile = paths.profile_name(), state = %paths.state_dir.display(), "starting");
@@ -274,6 +299,7 @@ fn serve(prepared: Prepared) -> Result<Ended, Failure> {
             secrets,
             port,
             bind,
+            tailscale,
             logs,
             stop: signals.stop,
             reload: signals.reload,

@@ -32,4 +32,5 @@ mod service;
 mod service_files;
 mod settings;
 mod state;
+mod tailscale;
 mod tls;

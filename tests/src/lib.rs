@@ -19,6 +19,7 @@ pub mod ports;
 pub mod programs;
 pub mod sshd;
 pub mod steered_model;
+pub mod tailnet;
 pub mod telegram;
 pub mod telegram_front;
 
@@ -34,6 +35,7 @@ pub use self::{
     node_host::NodeHost,
     sshd::Sshd,
     steered_model::SteeredModel,
+    tailnet::Tailnet,
     telegram::Telegram,
 };
 

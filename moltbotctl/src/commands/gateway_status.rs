@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     profile::Profile,
     service::{self, Found},
+    tailnet,
 };
 use crate::{
     context::Context,
@@ -49,7 +50,8 @@ pub async fn run(cx: &Context, look: Look) -> anyhow::Result<ExitCode> {
     let host = Host::this(&cx.environment, true)?;
     let found = Found::look(cx, &host).await;
     let state = found.meant(&host);
-    let (rpc, server) = if look.probe { probe(cx).await } else { (Value::Null, Value::Null) };
+    let Answer { rpc, server, tailnet } =
+        if look.probe { probe(cx).await } else { Answer::default() };
     let port = port(cx, state);
     let mut report = json!({
         "profile": cx.paths.profile_name(),
@@ -70,6 +72,7 @@ pub async fn run(cx: &Context, look: Look) -> anyhow::Result<ExitCode> {
         "pid": found.pid,
         "rpc": rpc,
         "server": server,
+        "tailscale": tailnet,
         "legacyServices": of_reference(&host),
         "extraServices": extra(&found, state),
     });
@@ -97,10 +100,21 @@ fn no_service() -> Value {
     State { manager: "none", unreachable, ..State::default() }.report()
 }
 
-async fn probe(cx: &Context) -> (Value, Value) {
+/// What a gateway said.
+#[derive(Default)]
+struct Answer {
+    rpc: Value,
+    server: Value,
+    tailnet: Value,
+}
+
+async fn probe(cx: &Context) -> Answer {
     let connected = match cx.connect().await {
         Ok(connected) => connected,
-        Err(error) => return (json!({ "ok": false, "error": format!("{error:#}") }), Value::Null),
+        Err(error) => {
+            let rpc = json!({ "ok": false, "error": format!("{error:#}") });
+            return Answer { rpc, ..Answer::default() };
+        }
     };
     let target = connected.candidate.target.as_ref();
     let mut rpc = json!({
@@ -110,13 +124,17 @@ async fn probe(cx: &Context) -> (Value, Value) {
         "latencyMs": u64::try_from(connected.latency.as_millis()).unwrap_or(u64::MAX),
     });
     // That it lets one in is not all: it must answer too.
-    if let Err(error) = connected.client.call_raw("status", json!({})).await {
-        rpc["ok"] = false.into();
-        rpc["error"] = error.to_string().into();
-    }
+    let tailnet = match connected.client.call_raw("status", json!({})).await {
+        Ok(status) => tailnet::look(&status).await,
+        Err(error) => {
+            rpc["ok"] = false.into();
+            rpc["error"] = error.to_string().into();
+            Value::Null
+        }
+    };
     let server = connected.client.hello().get("server").cloned().unwrap_or(Value::Null);
     connected.client.close().await;
-    (rpc, server)
+    Answer { rpc, server, tailnet }
 }
 
 /// Returns the configurations of this program and of the service, which a
@@ -357,6 +375,7 @@ fn show(cx: &Context, found: &Found, state: Option<&State>, report: &Value) {
         let error = cell(report, "/rpc/error");
         pairs.push(("Gateway", format!("{}: {error}", out.verdict(false, "does not answer"))));
     }
+    pairs.extend(tailnet::lines(out, &report["tailscale"]));
     if let Some(error) = report["lastError"].as_str() {
         pairs.push(("Last error", error.to_owned()));
     }

@@ -25,6 +25,7 @@ pub mod send;
 pub mod service;
 pub mod sessions;
 pub mod status;
+pub mod tailnet;
 pub mod tunnel;
 #[path = "where.rs"]
 pub mod where_;

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{channels, devices, health, nodes, sessions, where_};
+use super::{channels, devices, health, nodes, sessions, tailnet, where_};
 use crate::{
     client::Client,
     context::{Connected, Context},
@@ -24,6 +24,7 @@ pub async fn run(cx: &Context, deep: bool, all: bool) -> anyhow::Result<()> {
     let mut report = status.as_object().cloned().unwrap_or_default();
     report.insert("gateway".into(), gateway(&connected, &presence));
     if deep {
+        report.insert("tailscale".into(), tailnet::look(&status).await);
         report.insert("presence".into(), presence);
         look_deeper(client, &mut report).await?;
     }
@@ -127,7 +128,7 @@ fn show(out: Output, report: &Value) {
 
 fn sections(out: Output, report: &Value) {
     let section = |key: &str, title: &str, show: &dyn Fn(&Value)| {
-        let Some(value) = report.get(key) else { return };
+        let Some(value) = report.get(key).filter(|value| !value.is_null()) else { return };
         out.line("");
         out.heading(title);
         match value.get("error").and_then(Value::as_str) {
@@ -135,6 +136,7 @@ fn sections(out: Output, report: &Value) {
             None => show(value),
         }
     };
+    section("tailscale", "Tailnet", &|value| out.pairs(&tailnet::lines(out, value)));
     section("health", "Health", &|value| health::show(out, value));
     section("channelStatus", "Channels", &|value| channels::show(out, value));
     section("nodes", "Nodes", &|value| nodes::show(out, value));

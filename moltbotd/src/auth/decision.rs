@@ -24,7 +24,9 @@ use crate::{
     bus::Bus,
     clock,
     config::{self, AuthMode, LoopbackPairing},
+    logging::Peer,
     store::{Store, StoreError},
+    tailscale::{self, Tailscale},
 };
 
 /// The shared secrets in force.
@@ -44,9 +46,25 @@ pub struct Auth {
     config: Arc<config::Live>,
     store: Store,
     bus: Arc<Bus>,
+    tailscale: Arc<Tailscale>,
     secrets: ArcSwap<Secrets>,
     limiter: Limiter,
     replays: Replays,
+}
+
+/// What the decision is made with.
+#[derive(Debug)]
+pub struct Parts {
+    /// The configuration in force.
+    pub config: Arc<config::Live>,
+    /// Devices.
+    pub store: Store,
+    /// Where requests for pairing are told.
+    pub bus: Arc<Bus>,
+    /// Who users of the tailnet are.
+    pub tailscale: Arc<Tailscale>,
+    /// The shared secrets.
+    pub secrets: Secrets,
 }
 
 /// Facts about where a connection comes from, established before anything it
@@ -64,6 +82,8 @@ pub struct Ingress {
     pub browser: bool,
     /// Its address as shown to people; absent on this host and when unsure.
     pub reported_ip: Option<String>,
+    /// The user of the tailnet it claims to be from. Anybody can claim that.
+    pub tailscale: Option<tailscale::Claim>,
 }
 
 /// A peer that is let in.
@@ -77,6 +97,8 @@ pub struct Admitted {
     pub device_id: Option<String>,
     /// The device token it gets.
     pub token: Option<IssuedToken>,
+    /// Its address as shown to people.
+    pub remote_ip: Option<String>,
 }
 
 /// A peer that is not let in: the answer, and the close code that follows.
@@ -93,16 +115,20 @@ enum Proof {
     Control,
     SharedSecret,
     DeviceToken(Scopes),
+    /// A user of the tailnet, at this address of it.
+    Tailscale(IpAddr),
 }
 
 impl Auth {
     /// Starts with the given secrets.
     #[must_use]
-    pub fn new(config: Arc<config::Live>, store: Store, bus: Arc<Bus>, secrets: Secrets) -> Self {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, store, bus, tailscale, secrets } = parts;
         Self {
             config,
             store,
             bus,
+            tailscale,
             secrets: ArcSwap::from_pointee(secrets),
             limiter: Limiter::default(),
             replays: Replays::default(),
@@ -126,11 +152,18 @@ impl Auth {
         let role = Role::parse(role).ok_or_else(|| refuse("invalid role"))?;
         let device = self.check_device(params, ingress, role, nonce)?;
         let known = self.paired_device(device.as_ref()).await?;
-        let proof = self.check_credentials(params, ingress, role, known.as_ref())?;
+        let proof = match self.check_tailnet(ingress, role, device.is_some()).await {
+            Some(proof) => proof,
+            None => self.check_credentials(params, ingress, role, known.as_ref())?,
+        };
         let requested = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
-        let Some(device) = device.filter(|_| !self.page_bypasses_device(params, ingress)) else {
+        // A user of the tailnet is known by name only: what may be done, the device says.
+        let bypass =
+            !matches!(proof, Proof::Tailscale(_)) && self.page_bypasses_device(params, ingress);
+        let Some(device) = device.filter(|_| !bypass) else {
             let scopes = self.scopes_without_device(role, &requested, &proof);
-            return Ok(Admitted { scopes, role, device_id: None, token: None });
+            let remote_ip = ingress.reported_ip.clone();
+            return Ok(Admitted { scopes, role, device_id: None, token: None, remote_ip });
         };
         self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
     }
@@ -212,6 +245,24 @@ impl Auth {
         !ingress.control
             && is_page(params)
             && (rules.allow_insecure_auth || rules.dangerously_disable_device_auth)
+    }
+
+    /// Accepts a user of the tailnet with a device, as an operator only. What
+    /// does not count is passed over: a secret may still be right.
+    async fn check_tailnet(&self, ingress: &Ingress, role: Role, device: bool) -> Option<Proof> {
+        let claim = ingress.tailscale.as_ref().filter(|_| device && role == Role::Operator)?;
+        match self.tailscale.verify(claim).await {
+            Ok(login) => {
+                tracing::info!(login = %Peer(&login), ip = %claim.forwarded, "user of the tailnet");
+                Some(Proof::Tailscale(claim.forwarded))
+            }
+            Err(tailscale::Denied::NotAllowed) => None,
+            Err(reason) => {
+                let login = Peer(&claim.login);
+                tracing::warn!(%login, peer = %claim.peer, %reason, "tailscale headers do not count");
+                None
+            }
+        }
     }
 
     fn check_credentials(
@@ -297,6 +348,7 @@ impl Auth {
         let ceiling = match proof {
             Proof::DeviceToken(scopes) => scopes.clone(),
             Proof::Control => Scopes::of(&Scope::ALL),
+            Proof::Tailscale(_) => Scopes::default(),
             Proof::SharedSecret => self
                 .config
                 .get()
@@ -327,17 +379,21 @@ impl Auth {
             _ => requested,
         };
         let device_id = device.id.clone();
+        let remote_ip = match proof {
+            Proof::Tailscale(ip) => Some(ip.to_string()),
+            _ => ingress.reported_ip.clone(),
+        };
         let ask = Ask {
             device,
             client: params.client.clone(),
             role: role.name().to_owned(),
             requested,
-            remote_ip: ingress.reported_ip.clone(),
+            remote_ip: remote_ip.clone(),
             silent: self.may_pair_silently(ingress, proof),
         };
         if let Some((scopes, token)) = known.and_then(|known| pairing::unchanged(known, &ask)) {
             let token = Some(token);
-            return Ok(Admitted { scopes, role, device_id: Some(device_id), token });
+            return Ok(Admitted { scopes, role, device_id: Some(device_id), token, remote_ip });
         }
         let settled = self
             .store
@@ -359,6 +415,7 @@ impl Auth {
                     role,
                     device_id: Some(device_id),
                     token: Some(token),
+                    remote_ip,
                 })
             }
             Settled::Pending { request, created } => {
@@ -381,7 +438,7 @@ impl Auth {
                     && !ingress.browser
                     && self.config.get().gateway.pairing.loopback == LoopbackPairing::Auto
             }
-            Proof::DeviceToken(_) => false,
+            Proof::DeviceToken(_) | Proof::Tailscale(_) => false,
         }
     }
 }
@@ -389,14 +446,14 @@ impl Auth {
 impl Admitted {
     /// Returns the caller this peer becomes.
     #[must_use]
-    pub fn caller(&self, conn_id: &str, params: &ConnectParams, ingress: &Ingress) -> Caller {
+    pub fn caller(&self, conn_id: &str, params: &ConnectParams) -> Caller {
         Caller {
             conn_id: conn_id.to_owned(),
             role: self.role,
             scopes: self.scopes.clone(),
             client: params.client.clone(),
             device_id: self.device_id.clone(),
-            remote_ip: ingress.reported_ip.clone(),
+            remote_ip: self.remote_ip.clone(),
         }
     }
 }

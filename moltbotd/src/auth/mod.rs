@@ -9,7 +9,7 @@ mod secret;
 use moltbot_protocol::{Role, Scopes, handshake::ClientInfo};
 
 pub use self::{
-    decision::{Admitted, Auth, Ingress, Refusal, Secrets},
+    decision::{Admitted, Auth, Ingress, Parts, Refusal, Secrets},
     secret::Secret,
 };
 

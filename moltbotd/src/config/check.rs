@@ -73,6 +73,15 @@ fn gateway(config: &Config, wrong: Wrong<'_>) {
             Some(_) => {}
         }
     }
+    let tailscale = &gateway.tailscale;
+    for (key, path) in [("path", &tailscale.path), ("socket", &tailscale.socket)] {
+        if let Some(path) = path.as_deref().filter(|path| !path.starts_with('/')) {
+            wrong(
+                &format!("gateway.tailscale.{key}"),
+                format!("is {path:?}, allowed is an absolute path"),
+            );
+        }
+    }
     let scopes = gateway.auth.shared_secret_scopes.iter().flatten();
     for (index, scope) in scopes.enumerate().filter(|(_, scope)| Scope::parse(scope).is_none()) {
         let path = format!("gateway.auth.sharedSecretScopes[{index}]");

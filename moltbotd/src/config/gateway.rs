@@ -25,6 +25,8 @@ pub struct Gateway {
     pub custom_bind_host: Option<String>,
     /// Encryption of the port.
     pub tls: GatewayTls,
+    /// How the gateway is reached through a tailnet.
+    pub tailscale: Tailscale,
     /// Shared secrets.
     pub auth: GatewayAuth,
     /// Where `moltbotctl` goes when `mode` is `remote`.
@@ -59,6 +61,7 @@ impl Default for Gateway {
             bind: Bind::default(),
             custom_bind_host: None,
             tls: GatewayTls::default(),
+            tailscale: Tailscale::default(),
             auth: GatewayAuth::default(),
             remote: Remote::default(),
             trusted_proxies: Vec::new(),
@@ -152,6 +155,48 @@ impl Default for GatewayTls {
     }
 }
 
+/// How the gateway is reached through a tailnet.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Tailscale {
+    /// Whether Tailscale leads to this gateway.
+    pub mode: TailscaleMode,
+    /// Whether that ends when the gateway stops.
+    pub reset_on_exit: bool,
+    /// The `tailscale` program, when it is not where packages put it.
+    pub path: Option<String>,
+    /// Where tailscaled listens for its program, when that is not
+    /// `/run/tailscale/tailscaled.sock`.
+    pub socket: Option<String>,
+}
+
+/// Whether Tailscale leads to this gateway.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum TailscaleMode {
+    /// It does not.
+    #[default]
+    Off,
+    /// For the devices of the tailnet.
+    Serve,
+    /// For everybody on the internet; needs a password.
+    Funnel,
+}
+
+impl TailscaleMode {
+    /// Returns the name in the configuration, which is Tailscale's own.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Serve => "serve",
+            Self::Funnel => "funnel",
+        }
+    }
+}
+
 /// Shared secrets.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -162,6 +207,9 @@ pub struct GatewayAuth {
     pub token: Option<String>,
     /// The password.
     pub password: Option<String>,
+    /// Whether users of the tailnet need no secret, only an approved device; when
+    /// absent, they do not while `tailscale.mode` is `serve` and tokens count.
+    pub allow_tailscale: Option<bool>,
     /// Most that a client without a device key gets; every operator scope when
     /// absent.
     pub shared_secret_scopes: Option<Vec<String>>,

@@ -36,7 +36,7 @@ pub use self::{
     effect::Effect,
     gateway::{
         AuthMode, Bind, Gateway, GatewayAuth, GatewayTls, LoopbackPairing, Mode, Reload,
-        ReloadMode, Remote,
+        ReloadMode, Remote, Tailscale, TailscaleMode,
     },
     issue::Issue,
     live::{Live, Plan, Trigger, gone},

@@ -10,7 +10,7 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{AuthMode, Bind, Config};
+use super::{AuthMode, Bind, Config, TailscaleMode};
 use crate::{auth::Secret, environment::Environment, paths::Paths, private};
 
 /// Most that is read of a file that holds a token.
@@ -157,6 +157,7 @@ impl AuthSecrets {
     /// Refuses what would let strangers in.
     pub fn check(&self, bind: Bind, config: &Config) -> Result<(), SecretsError> {
         self.check_hook_token(config)?;
+        self.check_tailscale(config.gateway.tailscale.mode)?;
         if !is_exposed(bind, config.gateway.custom_bind_host.as_deref()) {
             return Ok(());
         }
@@ -188,6 +189,27 @@ impl AuthSecrets {
             AuthMode::Token => STRONG_BITS,
             AuthMode::Password => STRONG_PASSWORD_BITS,
         }
+    }
+
+    /// The tailnet's devices, or the whole internet, may try to guess.
+    fn check_tailscale(&self, mode: TailscaleMode) -> Result<(), SecretsError> {
+        let weak =
+            self.active().is_none_or(|(secret, _)| strength_bits(secret) < self.needed_bits());
+        let why = match mode {
+            TailscaleMode::Off => return Ok(()),
+            TailscaleMode::Funnel if self.mode != AuthMode::Password => {
+                "tailscale funnel opens the gateway to the internet and requires \
+                 gateway.auth.mode \"password\" and gateway.auth.password (or \
+                 MOLTBOT_GATEWAY_PASSWORD); or use gateway.tailscale.mode \"serve\""
+            }
+            _ if weak => {
+                "refusing to be reached through tailscale: the shared secret is easy to guess; \
+                 take the output of `openssl rand -hex 32`, or set gateway.tailscale.mode to \
+                 \"off\""
+            }
+            _ => return Ok(()),
+        };
+        Err(SecretsError::Refused(why.into()))
     }
 
     /// Who may ring the hooks must not get the gateway with it.

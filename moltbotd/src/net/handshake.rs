@@ -75,7 +75,7 @@ pub(super) async fn run<S: Socket>(
     match login {
         Ok(Ok(Some(login))) => {
             drop(place);
-            welcome(reader, writer, conn_id, login, &ingress, &shared, deadline).await;
+            welcome(reader, writer, conn_id, login, &shared, deadline).await;
         }
         Ok(Ok(None)) => {}
         Ok(Err(failed)) => refuse(&mut reader, &mut writer, failed).await,
@@ -183,12 +183,11 @@ async fn welcome<S: Socket>(
     mut writer: Writer<S>,
     conn_id: String,
     login: Login,
-    ingress: &Ingress,
     shared: &Shared,
     deadline: Instant,
 ) {
     let Login { request_id, params, admitted } = login;
-    let caller = Arc::new(admitted.caller(&conn_id, &params, ingress));
+    let caller = Arc::new(admitted.caller(&conn_id, &params));
     let gateway = &shared.gateway;
     let limit = gateway.config.get().gateway.limits.max_buffered_bytes;
     let outbox = Arc::new(Outbox::new(limit));

@@ -84,7 +84,9 @@ where
     S: Socket,
 {
     let config = shared.gateway.config.get();
-    let judged = ingress::judge(listener, request.headers(), &config.gateway, shared.port);
+    let tailnet_origin = shared.gateway.tailscale.origin();
+    let own = (shared.port, tailnet_origin.as_deref());
+    let judged = ingress::judge(listener, request.headers(), &config.gateway, own);
     let ingress = match judged {
         Ok(ingress) => ingress,
         Err(ingress::Refused(status, body)) => {

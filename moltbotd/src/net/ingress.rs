@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use http::{HeaderMap, StatusCode, header};
 
-use crate::{auth::Ingress, config};
+use crate::{auth::Ingress, config, tailscale::Claim};
 
 /// Headers that a proxy adds.
 const FORWARDED: &[&str] = &[
@@ -50,7 +50,7 @@ pub(super) fn judge(
     listener: Listener,
     headers: &HeaderMap,
     gateway: &config::Gateway,
-    port: u16,
+    (port, tailnet_origin): (u16, Option<&str>),
 ) -> Result<Ingress, Refused> {
     let Listener::Tcp { peer, own } = listener else { return control(headers) };
     let host = text(headers, header::HOST.as_str());
@@ -64,6 +64,7 @@ pub(super) fn judge(
         && !origins.iter().all(|origin| {
             origin.to_str().is_ok_and(|origin| {
                 origin_allowed(origin, host, port, gateway)
+                    || is_tailnet_page(origin, host, tailnet_origin)
                     || is_own_address(origin, host, SocketAddr::new(own.ip(), port))
             })
         })
@@ -88,6 +89,7 @@ pub(super) fn judge(
         local: peer_ip.is_loopback() && !forwarded && is_loopback_name(name),
         browser,
         reported_ip: (!unsure && !ip.is_loopback()).then(|| ip.to_string()),
+        tailscale: claim(headers, peer, own),
     })
 }
 
@@ -128,7 +130,32 @@ fn control(headers: &HeaderMap) -> Result<Ingress, Refused> {
         local: true,
         browser: false,
         reported_ip: None,
+        tailscale: None,
     })
+}
+
+/// A page that this host's name in the tailnet led to: Tailscale says that the
+/// name is ours, and its certificate that nobody else can have it.
+fn is_tailnet_page(origin: &str, host: &str, tailnet_origin: Option<&str>) -> bool {
+    tailnet_origin.is_some_and(|own| origin == own && own.strip_prefix("https://") == Some(host))
+}
+
+/// Reads what Tailscale Serve says about a request. Whether it was Serve is for
+/// others to find out.
+fn claim(headers: &HeaderMap, peer: SocketAddr, own: SocketAddr) -> Option<Claim> {
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next()?.to_str().ok().map(str::trim).filter(|it| !it.is_empty());
+        value.filter(|_| values.next().is_none())
+    };
+    let login = one("tailscale-user-login")?;
+    // Serve writes one of each; with more somebody else had a hand in it.
+    one("x-forwarded-proto")?;
+    one("x-forwarded-host")?;
+    let forwarded = one("x-forwarded-for")?.parse::<IpAddr>().ok()?;
+    let internet = headers.contains_key("tailscale-funnel-request");
+    let here = peer.ip().to_canonical().is_loopback();
+    (here && !internet).then(|| Claim { login: login.to_owned(), forwarded, peer, own })
 }
 
 /// A name that a page can make resolve to us by DNS is not known; an address
@@ -212,7 +239,7 @@ mod tests {
             peer: peer.parse().unwrap(),
             own: format!("127.0.0.1:{PORT}").parse().unwrap(),
         };
-        judge(listener, &map, &config::Gateway::default(), PORT)
+        judge(listener, &map, &config::Gateway::default(), (PORT, Some("https://own.tail1.ts.net")))
     }
 
     const HOST: (&str, &str) = ("host", "127.0.0.1:18789");
@@ -229,7 +256,7 @@ mod tests {
         let judge = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
-            judge(Listener::Control, &headers, &config::Gateway::default(), PORT)
+            judge(Listener::Control, &headers, &config::Gateway::default(), (PORT, None))
         };
         assert!(judge("host", "localhost").unwrap().control);
         let page = judge("origin", "http://localhost").unwrap_err();
@@ -284,6 +311,51 @@ mod tests {
     }
 
     #[test]
+    fn only_the_own_name_in_the_tailnet_is_an_own_origin() {
+        for (host, origin, fits) in [
+            ("own.tail1.ts.net", "https://own.tail1.ts.net", true),
+            ("own.tail1.ts.net", "http://own.tail1.ts.net", false),
+            ("own.tail1.ts.net", "https://other.tail1.ts.net", false),
+            ("other.tail1.ts.net", "https://own.tail1.ts.net", false),
+            ("other.tail1.ts.net", "https://other.tail1.ts.net", false),
+        ] {
+            let judged = judge_from("127.0.0.1:5000", &[("host", host), ("origin", origin)]);
+            assert_eq!(judged.is_ok(), fits, "{host} {origin}");
+        }
+    }
+
+    #[test]
+    fn a_claim_to_come_from_the_tailnet_is_complete_or_none() {
+        let all = [
+            HOST,
+            ("tailscale-user-login", "alice@example.com"),
+            ("x-forwarded-for", "100.64.0.7"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "own.tail1.ts.net"),
+        ];
+        let claim = |headers: &[(&str, &str)], peer| judge_from(peer, headers).unwrap().tailscale;
+        let whole = claim(&all, "127.0.0.1:5000").unwrap();
+        assert_eq!(
+            (&*whole.login, whole.forwarded),
+            ("alice@example.com", "100.64.0.7".parse().unwrap())
+        );
+        assert_eq!(claim(&all, "192.0.2.1:5000"), None, "not from this host");
+        for missing in 1..all.len() {
+            let mut some = all.to_vec();
+            some.remove(missing);
+            assert_eq!(claim(&some, "127.0.0.1:5000"), None, "{}", all[missing].0);
+        }
+        for further in [
+            ("x-forwarded-for", "100.64.0.8"),
+            ("tailscale-user-login", "bob@example.com"),
+            ("tailscale-funnel-request", "?1"),
+        ] {
+            let more = [&all[..], &[further]].concat();
+            assert_eq!(claim(&more, "127.0.0.1:5000"), None, "{further:?}");
+        }
+    }
+
+    #[test]
     fn an_address_is_an_origin_of_its_own_where_the_page_reached_it() {
         let mut headers = HeaderMap::new();
         let listener = Listener::Tcp {
@@ -298,7 +370,7 @@ mod tests {
         ] {
             headers.insert("host", host.parse().unwrap());
             headers.insert("origin", origin.parse().unwrap());
-            let judged = judge(listener, &headers, &config::Gateway::default(), PORT);
+            let judged = judge(listener, &headers, &config::Gateway::default(), (PORT, None));
             assert_eq!(judged.is_ok(), fits, "{host} {origin}");
         }
     }
@@ -326,7 +398,7 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert("host", "127.0.0.1".parse().unwrap());
             headers.insert(name, value.parse().unwrap());
-            let ingress = judge(listener, &headers, &gateway, PORT).unwrap();
+            let ingress = judge(listener, &headers, &gateway, (PORT, None)).unwrap();
             assert_eq!(ingress.reported_ip.as_deref(), client, "{value}");
             assert!(!ingress.local, "{value}");
         }

@@ -162,6 +162,31 @@ pub struct GatewayStatus {
     /// Its certificate; absent when its port speaks no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
+    /// How it is reached through a tailnet; absent when it is not to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tailscale: Option<TailscaleStatus>,
+}
+
+/// How the daemon is reached through a tailnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TailscaleStatus {
+    /// `serve` or `funnel`.
+    pub mode: String,
+    /// Name of the tailnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tailnet: Option<String>,
+    /// Its host's name in the tailnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it is reached; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Whether Tailscale leads to it.
+    pub served: bool,
+    /// Why not, and what helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// The certificate the daemon shows.
