@@ -181,10 +181,10 @@ async fn who_is_let_in_is_what_the_table_says() {
     let mut legend = Legend::default();
     let mut rows: Vec<(String, String)> = Vec::new();
     for (way, name) in Way::ALL {
-        for header in 0..HEADERS.len() {
-            let trusted = HEADERS[header] == "from a trusted proxy";
+        for (header, forwarded) in HEADERS.iter().enumerate() {
+            let trusted = *forwarded == "from a trusted proxy";
             let place = Place::prepare(way, trusted, &far).await;
-            for origin in 0..ORIGINS.len() {
+            for (origin, page) in ORIGINS.iter().enumerate() {
                 let mut cells = String::new();
                 for secret in 0..SECRETS.len() {
                     for device in 0..DEVICES.len() {
@@ -192,7 +192,7 @@ async fn who_is_let_in_is_what_the_table_says() {
                         let _ = write!(cells, " {} |", legend.mark(verdict));
                     }
                 }
-                let place = format!("| {name} | {} | {} |", HEADERS[header], ORIGINS[origin]);
+                let place = format!("| {name} | {forwarded} | {page} |");
                 rows.push((place, cells));
             }
         }
