@@ -1,7 +1,7 @@
 //! The configuration file as a text that belongs to people.
 //!
 //! Programs change what they must and keep the rest, byte for byte: [`edit`]
-//! changes a text, [`include`] tells which of several files holds a key,
+//! changes a text, [`mod@include`] tells which of several files holds a key,
 //! [`book`] writes files so that nothing is ever half there or lost. What the
 //! keys mean is the daemon's business.
 
