@@ -1,5 +1,7 @@
 //! The differences that are meant.
 
+use std::collections::BTreeSet;
+
 use moltbot_tests::programs::source_root;
 use serde::Deserialize;
 
@@ -16,9 +18,9 @@ struct Reason {
     /// Why ours is different.
     #[serde(rename = "reason")]
     _reason: String,
-    /// Whether timing decides if they occur.
-    #[serde(default)]
-    sometimes: bool,
+    /// The scenarios they are in; any if empty.
+    #[serde(default, rename = "in")]
+    scenarios: Vec<String>,
     /// Lines as the test prints them; `*` stands for anything.
     differences: Vec<String>,
 }
@@ -31,23 +33,35 @@ impl Accepted {
     }
 
     /// Returns whether something in the list allows a difference.
-    pub(super) fn allows(&self, difference: &str) -> bool {
-        self.patterns().any(|one| fits(one, difference))
+    pub(super) fn allows(&self, scenario: &str, difference: &str) -> bool {
+        self.0.iter().any(|reason| {
+            reason.holds_in(scenario) && reason.differences.iter().any(|one| fits(one, difference))
+        })
     }
 
     /// Returns the entries that no difference needs.
-    pub(super) fn no_longer_found<'a>(
-        &self,
-        found: impl Iterator<Item = &'a String> + Clone,
-    ) -> Vec<String> {
-        let certain = self.0.iter().filter(|reason| !reason.sometimes);
-        let patterns = certain.flat_map(|reason| &reason.differences);
-        let gone = patterns.filter(|one| !found.clone().any(|line| fits(one, line)));
-        gone.cloned().collect()
+    pub(super) fn no_longer_found(&self, found: &BTreeSet<(&str, String)>) -> Vec<String> {
+        self.0.iter().flat_map(|reason| reason.no_longer_found(found)).collect()
+    }
+}
+
+impl Reason {
+    fn holds_in(&self, scenario: &str) -> bool {
+        self.scenarios.is_empty() || self.scenarios.iter().any(|one| one == scenario)
     }
 
-    fn patterns(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().flat_map(|reason| reason.differences.iter().map(String::as_str))
+    fn no_longer_found(&self, found: &BTreeSet<(&str, String)>) -> Vec<String> {
+        let needed = |one: &str, scenario: Option<&str>| {
+            found.iter().any(|(name, line)| {
+                scenario.map_or_else(|| self.holds_in(name), |scenario| scenario == *name)
+                    && fits(one, line)
+            })
+        };
+        let lines = self.differences.iter().filter(|one| !needed(one, None)).cloned();
+        let idle = self.scenarios.iter().filter(|scenario| {
+            !self.differences.iter().any(|one| needed(one, Some(scenario.as_str())))
+        });
+        lines.chain(idle.map(|scenario| format!("anything of a reason in {scenario}"))).collect()
     }
 }
 

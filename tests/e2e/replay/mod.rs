@@ -9,7 +9,7 @@ mod differences;
 mod scenario;
 mod transcript;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use futures_util::{StreamExt as _, stream};
 use moltbot_tests::{Options, SteeredModel};
@@ -26,6 +26,7 @@ const ORDINARY: &[&str] = &[
     "chat_barekey",
     "chat_error",
     "chat_slash",
+    "chat_tools",
     "config",
     "connect_ok",
     "connect_refused",
@@ -51,30 +52,31 @@ async fn the_answers_are_those_of_the_reference_but_for_the_listed_differences()
     let password = json!({ "mode": "password", "password": "secret" });
     let mut runs: Vec<(&str, Value)> =
         ORDINARY.iter().map(|name| (*name, config(&token, Some(&model)))).collect();
+    let mut channels = config(&token, Some(&model));
+    channels["channels"] = json!({ "telegram": { "enabled": true } });
+    runs.push(("channels_plugin", channels));
     runs.push(("no_model", config(&token, None)));
     runs.push(("password_mode", config(&password, Some(&model))));
 
-    let found: Vec<_> = stream::iter(runs)
-        .map(|(name, config)| async move {
-            let differences = Scenario::start(name, Options::with(config)).await.replay().await;
-            (name, differences)
+    let accepted = Accepted::load();
+    let found: Vec<BTreeSet<(&str, String)>> = stream::iter(runs)
+        .map(|(name, config)| {
+            let accepted = &accepted;
+            async move {
+                let scenario = Scenario::start(name, Options::with(config), accepted).await;
+                scenario.replay().await.into_iter().map(|line| (name, line)).collect()
+            }
         })
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    let mut scenarios: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (name, differences) in found {
-        for difference in differences {
-            scenarios.entry(difference).or_default().push(name);
-        }
-    }
-    let accepted = Accepted::load();
-    let new: Vec<String> = scenarios
+    let found: BTreeSet<(&str, String)> = found.into_iter().flatten().collect();
+    let new: Vec<String> = found
         .iter()
-        .filter(|(difference, _)| !accepted.allows(difference))
-        .map(|(difference, names)| format!("{difference}    (in {})", names.join(", ")))
+        .filter(|(name, difference)| !accepted.allows(name, difference))
+        .map(|(name, difference)| format!("in {name}: {difference}"))
         .collect();
-    let gone = accepted.no_longer_found(scenarios.keys());
+    let gone = accepted.no_longer_found(&found);
     assert!(
         new.is_empty() && gone.is_empty(),
         "differences that are not listed:\n{}\n\nlisted differences that are gone:\n{}",
