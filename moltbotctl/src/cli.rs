@@ -1,5 +1,10 @@
 //! The command line: every command, every flag, its help.
 
+#![allow(
+    rustdoc::broken_intra_doc_links,
+    reason = "the comments are help texts; brackets in them are no links"
+)]
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
