@@ -68,18 +68,23 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// Adds a client that is about to get its hello. What it is told from now
+    /// on is queued behind that.
+    pub fn attach(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>, params: &ConnectParams) {
+        self.presence.connected(caller);
+        self.bus.attach(Arc::clone(caller), Arc::clone(outbox));
+        if caller.role == Role::Node {
+            self.nodes.register(caller, outbox, Declared::from(params));
+        }
+    }
+
     /// Takes note of a client that got its hello.
-    pub async fn connected(
-        &self,
-        caller: &Arc<Caller>,
-        outbox: &Arc<Outbox>,
-        params: &ConnectParams,
-    ) {
+    pub async fn connected(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>) {
         self.health.refresh_soon();
         if caller.role != Role::Node {
             return;
         }
-        if let Err(error) = self.nodes.connected(caller, outbox, Declared::from(params)).await {
+        if let Err(error) = self.nodes.connected(caller, outbox).await {
             tracing::warn!(%error, node = caller.node_id(), "node connected, but not noted");
         }
     }

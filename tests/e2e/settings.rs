@@ -259,7 +259,7 @@ async fn under_a_service_manager_a_needed_restart_happens() {
     let mut daemon = Daemon::start_with(options).await;
     let mut operator = daemon.operator().await;
     let hash = operator.call("config.get", json!({})).await.unwrap()["hash"].clone();
-    let patch = json!({ "raw": "{ discovery: { mdns: { mode: 'off' } } }", "baseHash": hash,
+    let patch = json!({ "raw": "{ gateway: { limits: { unauthenticated: 99 } } }", "baseHash": hash,
         "note": "new rules", "sessionKey": "main", "restartDelayMs": 0 });
     let applied = operator.call("config.patch", patch).await.unwrap();
     assert_eq!(
@@ -271,7 +271,7 @@ async fn under_a_service_manager_a_needed_restart_happens() {
     daemon.start_again().await;
     let mut operator = daemon.operator().await;
     let shown = operator.call("config.get", json!({})).await.unwrap();
-    assert_eq!(shown["config"]["discovery"]["mdns"]["mode"], "off");
+    assert_eq!(shown["config"]["gateway"]["limits"]["unauthenticated"], 99);
 
     // And without being asked, when the file changes.
     fs::write(file(&daemon), text("info")).unwrap();

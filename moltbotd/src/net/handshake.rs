@@ -191,8 +191,7 @@ async fn welcome<S: Socket>(
     let gateway = &shared.gateway;
     let limit = gateway.config.get().gateway.limits.max_buffered_bytes;
     let outbox = Arc::new(Outbox::new(limit));
-    gateway.presence.connected(&caller);
-    gateway.bus.attach(Arc::clone(&caller), Arc::clone(&outbox));
+    gateway.attach(&caller, &outbox, &params);
     let text = hello_text(shared, &caller, &request_id, admitted.token);
     reader.trust();
     tracing::debug!(
@@ -206,7 +205,7 @@ async fn welcome<S: Socket>(
     if !matches!(sent, Ok(Ok(()))) {
         return connection::depart(shared, &caller, &outbox);
     }
-    gateway.connected(&caller, &outbox, &params).await;
+    gateway.connected(&caller, &outbox).await;
     // On a task of its own: what the handshake needed would otherwise be kept
     // for as long as the client stays.
     shared.tasks.spawn(connection::serve(reader, writer, shared.clone(), caller, outbox));

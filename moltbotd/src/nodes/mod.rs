@@ -186,15 +186,13 @@ impl Nodes {
         Self { config, store, bus, registry: Mutex::default(), invokes: Invokes::default() }
     }
 
-    /// Registers a node that passed the handshake and tells it the wake words.
-    /// To be called once its `hello-ok` is queued.
+    /// Notes that a registered node got its `hello-ok`, and tells it the wake
+    /// words.
     pub async fn connected(
         &self,
         caller: &Arc<Caller>,
         outbox: &Arc<Outbox>,
-        declared: Declared,
     ) -> Result<(), StoreError> {
-        self.register(caller, outbox, declared);
         self.note_connection(caller).await?;
         let triggers = self.wake_words().await?;
         let event = VoicewakeChanged { triggers };
@@ -282,7 +280,10 @@ impl Nodes {
         Ok(triggers)
     }
 
-    fn register(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>, declared: Declared) {
+    /// Registers a node that passed the handshake. To be called before its
+    /// `hello-ok` is written: who has seen that may call the node. What the
+    /// node is asked meanwhile waits in its queue.
+    pub fn register(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>, declared: Declared) {
         let client = &caller.client;
         let platform = Platform::of(&client.platform, client.device_family.as_deref());
         let mut caps = declared.caps;

@@ -50,7 +50,8 @@ fn declared() -> Declared {
 impl World {
     async fn connect(&self, conn_id: &str, device_id: &str) -> (Arc<Caller>, Arc<Outbox>) {
         let (caller, outbox) = (caller(conn_id, device_id), Arc::new(Outbox::new(1 << 20)));
-        self.nodes.connected(&caller, &outbox, declared()).await.unwrap();
+        self.nodes.register(&caller, &outbox, declared());
+        self.nodes.connected(&caller, &outbox).await.unwrap();
         let greeting = next(&outbox).await;
         assert_eq!(greeting["event"], "voicewake.changed");
         assert_eq!(greeting.get("seq"), None);
