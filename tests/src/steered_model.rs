@@ -2,9 +2,8 @@
 //!
 //! It says what the one behind the recorded transcripts said: `TOOL:<name>
 //! <json>` asks for a tool call and then talks about its result, `SLOW` answers
-//! in 40 pieces 50 ms apart, `LONG` in 200, `FAIL` is an HTTP 500, `DRIP`
-//! repeats the message and goes on for two seconds, anything else gets a short
-//! greeting.
+//! in 40 pieces 50 ms apart, `LONG` in 200, `FAIL` is an HTTP 500, anything
+//! else gets a short greeting.
 
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
@@ -160,15 +159,6 @@ fn script(steer: &str, result: Option<&str>) -> (Vec<Value>, Duration, &'static 
         (None, None) if steer.contains("LONG") => {
             let parts = (0..200).map(|word| content(format!("word{word} ")));
             (parts.collect(), Duration::from_millis(5), "stop")
-        }
-        (None, None) if steer.contains("DRIP") => {
-            let rest = (0..40).map(|part| format!("drop{part} "));
-            let pieces = std::iter::once(format!("{steer} ")).chain(rest);
-            (
-                pieces.chain(["dry".to_owned()]).map(content).collect(),
-                Duration::from_millis(50),
-                "stop",
-            )
         }
         (None, None) => {
             let text = "Hello from the mock model.";
