@@ -262,6 +262,22 @@ pub enum DevicesCommand {
     Approve {
         /// Id of the request; may be left out when only one is waiting
         request: Option<String>,
+        /// What a node may be asked to run: system.run, browser.proxy or 'browser.*'; may be
+        /// repeated [default: everything on the gateway's own host, nothing elsewhere]
+        #[arg(long, value_name = "COMMAND")]
+        allow: Vec<String>,
+    },
+    /// Let a node run commands that need an approval of their own: system.run, browser.proxy,
+    /// 'browser.*'
+    Allow {
+        /// Id, beginning of the id, name or address of the node
+        device: String,
+        /// The commands, beside those allowed before
+        #[arg(value_name = "COMMAND", required_unless_present = "only")]
+        commands: Vec<String>,
+        /// Allow nothing but these; without any, nothing at all
+        #[arg(long)]
+        only: bool,
     },
     /// Refuse a device
     Reject {

@@ -350,6 +350,7 @@ mod tests {
             client: serde_json::from_value(client).unwrap(),
             device_id: None,
             remote_ip: None,
+            local: true,
         }
     }
 }

@@ -1,12 +1,19 @@
 //! Nodes: what they are asked, what they answer, what becomes of them.
 
-use moltbot_tests::{Client, Connect, Daemon, Device};
+use moltbot_tests::{Client, Connect, Ctl, Daemon, Device, Options, daemon::TOKEN};
 use serde_json::{Value, json};
 
 const COMMANDS: &[&str] = &["system.run", "system.which", "camera.snap"];
 
 async fn connect(daemon: &Daemon, device: &Device) -> Client {
-    daemon.connect(Connect::node(device, COMMANDS)).await
+    listed(daemon, Connect::node(device, COMMANDS)).await
+}
+
+/// Connects a node and waits until it can be called: the wake words come then.
+async fn listed(daemon: &Daemon, connect: Connect) -> Client {
+    let mut node = daemon.connect(connect).await;
+    node.next_event("voicewake.changed").await;
+    node
 }
 
 fn invoke(device: &Device, command: &str) -> Value {
@@ -172,6 +179,8 @@ async fn a_paired_node_is_listed_described_and_named() {
     assert_eq!(shown["commands"], json!(["system.run", "system.which"]));
     assert_eq!((&shown["paired"], &shown["connected"]), (&json!(true), &json!(true)));
     assert_eq!(shown["displayName"], "Test node");
+    assert_eq!(shown["allow"], json!(["browser.*", "system.*"]), "it is on the gateway's host");
+    assert_eq!(shown.get("withheld"), None);
 
     let name = json!({ "nodeId": device.id(), "displayName": " Attic " });
     let renamed = operator.call("node.rename", name).await.unwrap();
@@ -212,7 +221,7 @@ async fn a_node_is_paired_in_the_older_way() {
 async fn wake_words_are_told_to_everybody_and_to_nodes_that_connect() {
     let daemon = Daemon::start().await;
     let mut operator = daemon.operator().await;
-    let mut node = connect(&daemon, &Device::new()).await;
+    let mut node = daemon.connect(Connect::node(&Device::new(), COMMANDS)).await;
     let greeting = node.next_event("voicewake.changed").await;
     assert_eq!(greeting["payload"]["triggers"], json!(["clawd", "claude", "computer"]));
     assert_eq!(greeting.get("seq"), None);
@@ -227,6 +236,161 @@ async fn wake_words_are_told_to_everybody_and_to_nodes_that_connect() {
     assert_eq!(operator.call("voicewake.get", json!({})).await.unwrap(), kept);
     let refusal = operator.call("voicewake.set", json!({})).await.unwrap_err();
     assert_eq!(refusal["message"], "voicewake.set requires triggers: string[]");
+}
+
+#[tokio::test]
+async fn wake_words_outlive_the_daemon() {
+    let mut daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    operator.call("voicewake.set", json!({ "triggers": ["hey molt"] })).await.unwrap();
+    daemon.stop().await;
+    daemon.start_again().await;
+    let mut node = daemon.connect(Connect::node(&Device::new(), COMMANDS)).await;
+    let greeting = node.next_event("voicewake.changed").await;
+    assert_eq!(greeting["payload"]["triggers"], json!(["hey molt"]));
+}
+
+/// Lets a device connect and returns the request that it leaves behind.
+async fn waits(daemon: &Daemon, connect: &Connect) -> String {
+    let refusal = Client::connect(&daemon.url(), connect.clone()).await.unwrap_err();
+    refusal.error.unwrap()["details"]["requestId"].as_str().unwrap().to_owned()
+}
+
+/// Connects a node from elsewhere that was approved with these parameters.
+async fn approved_from_afar(daemon: &Daemon, device: &Device, allow: Value) -> (Client, Value) {
+    let connect = Connect::node(device, COMMANDS).remote();
+    let mut params = json!({ "requestId": waits(daemon, &connect).await });
+    if !allow.is_null() {
+        params["allow"] = allow;
+    }
+    let mut operator = daemon.operator().await;
+    let approved = operator.call("device.pair.approve", params).await.unwrap();
+    (listed(daemon, connect).await, approved)
+}
+
+#[tokio::test]
+async fn a_node_from_elsewhere_runs_a_shell_only_when_that_was_approved() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let (mut node, approved) = approved_from_afar(&daemon, &device, Value::Null).await;
+    assert_eq!(approved["device"].get("allow"), None);
+    assert_eq!(approved["withheld"], json!(["system.run"]));
+    let which = json!({ "nodeId": device.id() });
+    let shown = operator.call("node.describe", which.clone()).await.unwrap();
+    assert_eq!(shown["commands"], json!(["system.run", "system.which"]));
+    assert_eq!((shown.get("allow"), &shown["withheld"]), (None, &json!(["system.run"])));
+
+    let refusal = operator.call("node.invoke", invoke(&device, "system.run")).await.unwrap_err();
+    let advice = format!("moltbotctl devices allow {} system.run", &device.id()[..12]);
+    assert!(refusal["message"].as_str().unwrap().ends_with(&advice), "{refusal}");
+    assert_eq!(
+        refusal["details"],
+        json!({ "reason": "command not approved", "command": "system.run" })
+    );
+    let tool = json!({
+        "action": "invoke", "command": "system.run", "params": { "command": ["id"] },
+    });
+    let question = json!({
+        "sessionKey": "main", "message": format!("/tool nodes {tool}"), "idempotencyKey": "r1",
+    });
+    operator.call("chat.send", question).await.unwrap();
+    let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
+    assert!(chat["payload"]["message"].to_string().contains(&advice), "{chat}");
+
+    // All else goes on as before.
+    let call = operator.send("node.invoke", invoke(&device, "system.which")).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["command"], "system.which", "nothing else came before it");
+    reply(&mut node, &request, json!({})).await.unwrap();
+    operator.answer(&call).await.unwrap();
+
+    let allow = json!({ "deviceId": device.id(), "allow": ["system.run"] });
+    let allowed = operator.call("device.pair.allow", allow).await.unwrap();
+    assert_eq!(allowed["allow"], json!(["system.run"]));
+    let shown = operator.call("node.describe", which).await.unwrap();
+    assert_eq!((&shown["allow"], shown.get("withheld")), (&json!(["system.run"]), None));
+    let call = operator.send("node.invoke", invoke(&device, "system.run")).await;
+    let request = asked(&mut node).await;
+    reply(&mut node, &request, json!({})).await.unwrap();
+    operator.answer(&call).await.unwrap();
+
+    let nothing = json!({ "deviceId": device.id(), "allow": [] });
+    operator.call("device.pair.allow", nothing).await.unwrap();
+    operator.call("node.invoke", invoke(&device, "system.run")).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_approval_names_what_it_grants() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let connect = Connect::node(&device, COMMANDS).remote();
+    let request = waits(&daemon, &connect).await;
+    let list = operator.call("device.pair.list", json!({})).await.unwrap();
+    assert_eq!(list["pending"][0]["commands"], json!(COMMANDS));
+    for wrong in ["camera.snap", "*", "system.run; reboot"] {
+        let params = json!({ "requestId": request, "allow": [wrong] });
+        let refusal = operator.call("device.pair.approve", params).await.unwrap_err();
+        assert!(refusal["message"].as_str().unwrap().contains(wrong), "{refusal}");
+    }
+    let (mut node, approved) =
+        approved_from_afar(&daemon, &device, json!(["system.run", "browser.*"])).await;
+    assert_eq!(approved["device"]["allow"], json!(["browser.*", "system.run"]));
+    assert_eq!(approved.get("withheld"), None);
+    let call = operator.send("node.invoke", invoke(&device, "system.run")).await;
+    let request = asked(&mut node).await;
+    reply(&mut node, &request, json!({})).await.unwrap();
+    operator.answer(&call).await.unwrap();
+
+    let person = Device::new();
+    let connect = Connect::operator().device(&person, moltbot_tests::Version::V3).remote();
+    let request = waits(&daemon, &connect).await;
+    let params = json!({ "requestId": request, "allow": ["system.run"] });
+    let refusal = operator.call("device.pair.approve", params).await.unwrap_err();
+    assert!(refusal["message"].as_str().unwrap().starts_with("allow is for nodes"), "{refusal}");
+    let stranger = json!({ "deviceId": person.id(), "allow": ["system.run"] });
+    operator.call("device.pair.allow", stranger).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn an_approved_node_on_the_gateways_host_runs_everything() {
+    let gateway = json!({ "auth": { "token": TOKEN }, "pairing": { "loopback": "ask" } });
+    let daemon = Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let connect = Connect::node(&device, COMMANDS);
+    let request = waits(&daemon, &connect).await;
+    operator.call("device.pair.approve", json!({ "requestId": request })).await.unwrap();
+    let mut node = listed(&daemon, connect).await;
+    operator.send("node.invoke", invoke(&device, "system.run")).await;
+    assert_eq!(asked(&mut node).await["command"], "system.run");
+}
+
+#[tokio::test]
+async fn the_client_says_what_an_approval_grants_and_grants_more() {
+    let daemon = Daemon::start().await;
+    let ctl = Ctl::beside(&daemon);
+    let device = Device::new();
+    let connect = Connect::node(&device, &["system.run", "browser.proxy"]).remote();
+    let request = waits(&daemon, &connect).await;
+    let short = device.id()[..12].to_owned();
+    let shown = ctl.text(&["devices", "list"]).await;
+    assert!(shown.contains(&format!("{short} offers: system.run, browser.proxy")), "{shown}");
+    let said = ctl.text(&["devices", "approve", &request, "--allow", "browser.*"]).await;
+    assert!(said.contains("may be asked to run: browser.*."), "{said}");
+    let more = format!("moltbotctl devices allow {short} system.run");
+    assert!(said.trim_end().ends_with(&more), "{said}");
+    let _node = listed(&daemon, connect).await;
+    let described = ctl.text(&["nodes", "describe", &short]).await;
+    assert!(described.contains(&more), "{described}");
+
+    let said = ctl.text(&["devices", "allow", &short, "system.run"]).await;
+    assert!(said.contains("may be asked to run: browser.*, system.run."), "{said}");
+    let said = ctl.text(&["devices", "allow", &short, "--only"]).await;
+    assert!(said.contains("no command that needs an approval"), "{said}");
+    let shown = ctl.json(&["nodes", "list"]).await;
+    assert_eq!(shown["nodes"][0]["withheld"], json!(["browser.proxy", "system.run"]));
 }
 
 #[tokio::test]

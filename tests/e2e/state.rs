@@ -34,6 +34,8 @@ async fn opens(path: &std::path::Path) {
     assert_eq!(history["messages"].as_array().unwrap().len(), 2);
     let devices = client.call("device.pair.list", json!({})).await.unwrap();
     assert_eq!(devices["paired"][0]["displayName"], "attic");
+    // A node that was approved before commands were approved keeps them all.
+    assert_eq!(devices["paired"][0]["allow"], json!(["browser.*", "system.*"]));
     let words = client.call("voicewake.get", json!({})).await.unwrap();
     assert_eq!(words["triggers"], json!(["hello molt"]));
 }

@@ -22,7 +22,7 @@ async fn with_node(telegram: &Telegram, more: Value) -> (Daemon, NodeHost) {
     let mut node = NodeHost::start(&Ctl::alone(&home), &arguments);
     let request =
         node.says("waiting for approval; on the gateway's host: moltbotctl devices approve").await;
-    ctl.text(&["devices", "approve", &request]).await;
+    ctl.text(&["devices", "approve", &request, "--allow", "system.run"]).await;
     node.says("connected to").await;
     (daemon, node)
 }

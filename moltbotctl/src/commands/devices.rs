@@ -35,17 +35,28 @@ async fn act(cx: &Context, client: &Client, command: DevicesCommand) -> anyhow::
             }
             return Ok(());
         }
-        DevicesCommand::Approve { request } => {
+        DevicesCommand::Approve { request, allow } => {
             let request = match request {
                 Some(request) => request,
                 None => only_request(client).await?,
             };
-            let params = json!({ "requestId": request });
+            let mut params = json!({ "requestId": request });
+            if !allow.is_empty() {
+                params["allow"] = allow.into();
+            }
             let result = client.call_raw("device.pair.approve", params).await.map_err(unknown)?;
+            let text = approved(&result);
+            (result, text)
+        }
+        DevicesCommand::Allow { device, commands, only } => {
+            let result = allow(client, &device, commands, only).await?;
             let text = format!(
-                "Approved {} as {}.",
-                short(result.pointer("/device/deviceId").and_then(Value::as_str).unwrap_or("-")),
-                cell(&result, "/device/role")
+                "{} may be asked to run: {}.",
+                short(&cell(&result, "/deviceId")),
+                match items(&result, "allow") {
+                    [] => "no command that needs an approval of its own".into(),
+                    _ => cell(&result, "/allow"),
+                }
             );
             (result, text)
         }
@@ -83,6 +94,43 @@ async fn act(cx: &Context, client: &Client, command: DevicesCommand) -> anyhow::
     Ok(())
 }
 
+async fn allow(
+    client: &Client,
+    device: &str,
+    mut commands: Vec<String>,
+    only: bool,
+) -> anyhow::Result<Value> {
+    let list = client.call_raw("device.pair.list", json!({})).await?;
+    let id = pick(DEVICE, items(&list, "paired"), device)?;
+    if !only {
+        let known = items(&list, "paired").iter().filter(|device| device["deviceId"] == id);
+        let before = known.flat_map(|device| items(device, "allow"));
+        commands.extend(before.filter_map(Value::as_str).map(str::to_owned));
+    }
+    let params = json!({ "deviceId": id, "allow": commands });
+    Ok(client.call_raw("device.pair.allow", params).await?)
+}
+
+/// Says who was let in, and what an approval of a node grants and does not.
+fn approved(result: &Value) -> String {
+    let id = short(&cell(result, "/device/deviceId"));
+    let mut text = format!("Approved {id} as {}.", cell(result, "/device/role"));
+    if !items(&result["device"], "allow").is_empty() {
+        text += &format!("\nIt may be asked to run: {}.", cell(result, "/device/allow"));
+    }
+    let withheld = items(result, "withheld");
+    if !withheld.is_empty() {
+        let words: Vec<&str> = withheld.iter().filter_map(Value::as_str).collect();
+        text += &format!(
+            "\nIt offers, and was not approved for: {}.\nTo approve that: moltbotctl devices allow \
+             {id} {}",
+            cell(result, "/withheld"),
+            clean(&words.join(" "))
+        );
+    }
+    text
+}
+
 /// Prints requests and devices for people.
 pub fn show(out: Output, list: &Value) {
     let pending = items(list, "pending");
@@ -102,7 +150,14 @@ pub fn show(out: Output, list: &Value) {
         });
         let headers = ["Request", "Device", "Name", "Platform", "Role", "Scopes", "IP", "Asked"];
         out.table(&headers, rows.collect(), "");
-        out.line(out.quiet("Admit one: moltbotctl devices approve REQUEST"));
+        for request in pending.iter().filter(|request| !items(request, "commands").is_empty()) {
+            let id = short(&cell(request, "/deviceId"));
+            out.line(out.quiet(&format!("{id} offers: {}", cell(request, "/commands"))));
+        }
+        out.line(out.quiet(
+            "Admit one: moltbotctl devices approve REQUEST; a node from elsewhere needs --allow \
+             system.run --allow 'browser.*' to be asked for these",
+        ));
         out.line("");
     }
     let paired = items(list, "paired");
@@ -115,10 +170,11 @@ pub fn show(out: Output, list: &Value) {
             cell(device, "/roles"),
             cell(device, "/scopes"),
             tokens(device),
+            cell(device, "/allow"),
             cell(device, "/remoteIp"),
         ]
     });
-    let headers = ["Device", "Name", "Platform", "Roles", "Scopes", "Tokens", "IP"];
+    let headers = ["Device", "Name", "Platform", "Roles", "Scopes", "Tokens", "Allowed", "IP"];
     out.table(&headers, rows.collect(), "No device is paired.");
 }
 

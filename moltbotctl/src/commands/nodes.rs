@@ -168,9 +168,14 @@ pub fn show(out: Output, list: &Value) {
             cell(node, "/version"),
             cell(node, "/remoteIp"),
             cell(node, "/caps"),
+            cell(node, "/allow"),
+            cell(node, "/withheld"),
         ]
     });
-    let headers = ["Node", "Name", "State", "Paired", "Platform", "Version", "IP", "Caps"];
+    let headers = [
+        "Node", "Name", "State", "Paired", "Platform", "Version", "IP", "Caps", "Allowed",
+        "Withheld",
+    ];
     out.table(&headers, rows.collect(), "No nodes. Start one: moltbotctl node run");
 }
 
@@ -186,7 +191,15 @@ fn describe(out: Output, node: &Value) {
         ("Address", cell(node, "/remoteIp")),
         ("Caps", cell(node, "/caps")),
         ("Commands", cell(node, "/commands")),
+        ("Allowed", cell(node, "/allow")),
+        ("Withheld", cell(node, "/withheld")),
     ]);
+    if let Some(withheld) = node["withheld"].as_array() {
+        let words: Vec<&str> = withheld.iter().filter_map(Value::as_str).collect();
+        let id = short(&cell(node, "/nodeId"));
+        let words = clean(&words.join(" "));
+        out.line(out.quiet(&format!("Allow that: moltbotctl devices allow {id} {words}")));
+    }
 }
 
 async fn resolve(client: &Client, wanted: &str) -> anyhow::Result<String> {

@@ -339,6 +339,7 @@ mod tests {
             client: serde_json::from_value(client).unwrap(),
             device_id: None,
             remote_ip: None,
+            local: true,
         };
         let outbox = Arc::new(Outbox::new(1 << 20));
         bus.attach(Arc::new(caller), Arc::clone(&outbox));

@@ -99,6 +99,8 @@ pub struct Admitted {
     pub token: Option<IssuedToken>,
     /// Its address as shown to people.
     pub remote_ip: Option<String>,
+    /// Whether it is on this host for sure.
+    pub local: bool,
 }
 
 /// A peer that is not let in: the answer, and the close code that follows.
@@ -163,7 +165,8 @@ impl Auth {
         let Some(device) = device.filter(|_| !bypass) else {
             let scopes = self.scopes_without_device(role, &requested, &proof);
             let remote_ip = ingress.reported_ip.clone();
-            return Ok(Admitted { scopes, role, device_id: None, token: None, remote_ip });
+            let local = ingress.local;
+            return Ok(Admitted { scopes, role, device_id: None, token: None, remote_ip, local });
         };
         self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
     }
@@ -390,10 +393,13 @@ impl Auth {
             requested,
             remote_ip: remote_ip.clone(),
             silent: self.may_pair_silently(ingress, proof),
+            local: ingress.local,
+            commands: commands(params, role),
         };
         if let Some((scopes, token)) = known.and_then(|known| pairing::unchanged(known, &ask)) {
             let token = Some(token);
-            return Ok(Admitted { scopes, role, device_id: Some(device_id), token, remote_ip });
+            let (device_id, local) = (Some(device_id), ingress.local);
+            return Ok(Admitted { scopes, role, device_id, token, remote_ip, local });
         }
         let settled = self
             .store
@@ -416,6 +422,7 @@ impl Auth {
                     device_id: Some(device_id),
                     token: Some(token),
                     remote_ip,
+                    local: ingress.local,
                 })
             }
             Settled::Pending { request, created } => {
@@ -454,8 +461,15 @@ impl Admitted {
             client: params.client.clone(),
             device_id: self.device_id.clone(),
             remote_ip: self.remote_ip.clone(),
+            local: self.local,
         }
     }
+}
+
+/// Returns the commands that a node offers.
+fn commands(params: &ConnectParams, role: Role) -> Vec<String> {
+    let offered = params.commands.iter().flatten().filter(|_| role == Role::Node);
+    offered.take(pairing::MAX_COMMANDS).map(ToString::to_string).collect()
 }
 
 fn check_protocol(params: &ConnectParams) -> Result<(), Refusal> {

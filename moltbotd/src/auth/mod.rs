@@ -28,6 +28,8 @@ pub struct Caller {
     pub device_id: Option<String>,
     /// Its address; absent for peers on this host.
     pub remote_ip: Option<String>,
+    /// Whether it is on this host for sure.
+    pub local: bool,
 }
 
 impl Caller {

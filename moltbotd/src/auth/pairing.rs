@@ -16,6 +16,13 @@ use crate::store::{Db, Device, DeviceToken};
 /// How long a request stays open.
 pub const REQUEST_TTL_MS: u64 = 300_000;
 
+/// What a node on the gateway's own host is approved for when nobody says: all
+/// there is. Who runs it there could do the same without it.
+pub const OWN_HOST: [&str; 2] = ["browser.*", "system.*"];
+
+/// Commands that are remembered of a request.
+pub(super) const MAX_COMMANDS: usize = 128;
+
 /// What a device that proved its key asks for.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -31,6 +38,10 @@ pub struct Ask {
     pub remote_ip: Option<String>,
     /// Whether it may be let in without asking anybody.
     pub silent: bool,
+    /// Whether it is on this host for sure.
+    pub local: bool,
+    /// Commands it offers.
+    pub commands: Vec<String>,
 }
 
 /// What became of an [`Ask`].
@@ -69,7 +80,7 @@ pub fn settle(db: &Db<'_>, ask: &Ask, now_ms: u64) -> rusqlite::Result<Settled> 
     let request = new_request(ask, &needed, known.is_some(), now_ms);
     // A revoked device needs a person's approval, wherever it is.
     if ask.silent && !revoked {
-        let device = approve(db, &request, now_ms)?;
+        let device = approve(db, &request, None, now_ms)?;
         let token = issued(device.token(&ask.role).expect("an approval makes a token"));
         return Ok(Settled::Paired { granted: needed, token, approved: Some(request) });
     }
@@ -86,8 +97,14 @@ pub fn settle(db: &Db<'_>, ask: &Ask, now_ms: u64) -> rusqlite::Result<Settled> 
 }
 
 /// Grants a request: roles and scopes are added to the device's, and the token
-/// of the role is replaced by one with exactly the scopes of the request.
-pub fn approve(db: &Db<'_>, request: &PendingDevice, now_ms: u64) -> rusqlite::Result<Device> {
+/// of the role is replaced by one with exactly the scopes of the request. A
+/// node may run the commands of `allow` from then on; see [`OWN_HOST`].
+pub fn approve(
+    db: &Db<'_>,
+    request: &PendingDevice,
+    allow: Option<Vec<String>>,
+    now_ms: u64,
+) -> rusqlite::Result<Device> {
     let known = db.device(&request.device_id)?;
     let same_key = known.filter(|device| device.info.public_key == request.public_key);
     if same_key.is_none() {
@@ -103,6 +120,12 @@ pub fn approve(db: &Db<'_>, request: &PendingDevice, now_ms: u64) -> rusqlite::R
     }
     let mut scopes = before.and_then(|info| info.scopes.clone()).unwrap_or_default();
     scopes.extend(&asked);
+    let allow = match (role.as_str(), allow) {
+        ("node", Some(allow)) => allow,
+        ("node", None) if request.local == Some(true) => OWN_HOST.map(String::from).to_vec(),
+        ("node", None) => Vec::new(),
+        _ => before.and_then(|info| info.allow.clone()).unwrap_or_default(),
+    };
     let info = PairedDevice {
         device_id: request.device_id.clone(),
         public_key: request.public_key.clone(),
@@ -117,6 +140,7 @@ pub fn approve(db: &Db<'_>, request: &PendingDevice, now_ms: u64) -> rusqlite::R
         created_at_ms: before.map_or(now_ms, |info| info.created_at_ms),
         approved_at_ms: now_ms,
         tokens: None,
+        allow: (!allow.is_empty()).then_some(allow),
     };
     db.put_device(&info)?;
     let old = same_key.as_ref().and_then(|device| device.token(&role));
@@ -126,6 +150,20 @@ pub fn approve(db: &Db<'_>, request: &PendingDevice, now_ms: u64) -> rusqlite::R
         db.take_device_request(&open.request_id, since_ms)?;
     }
     Ok(db.device(&request.device_id)?.expect("the device was stored in this transaction"))
+}
+
+/// Replaces what a node may be asked to run; `None` when there is no such node.
+pub fn allow(
+    db: &Db<'_>,
+    device_id: &str,
+    allow: Vec<String>,
+) -> rusqlite::Result<Option<PairedDevice>> {
+    let known = db.device(device_id)?;
+    let is_node = |info: &PairedDevice| info.roles.iter().flatten().any(|role| role == "node");
+    let Some(info) = known.map(|device| device.info).filter(is_node) else { return Ok(None) };
+    let info = PairedDevice { allow: (!allow.is_empty()).then_some(allow), ..info };
+    db.put_device(&info)?;
+    Ok(Some(info))
 }
 
 /// Replaces the token of a device; `None` when there is no such token.
@@ -262,6 +300,8 @@ fn new_request(ask: &Ask, scopes: &Scopes, is_repair: bool, now_ms: u64) -> Pend
         remote_ip: ask.remote_ip.clone(),
         silent: Some(ask.silent),
         is_repair: Some(is_repair),
+        local: Some(ask.local),
+        commands: (!ask.commands.is_empty()).then(|| ask.commands.clone()),
         ts: now_ms,
     }
 }

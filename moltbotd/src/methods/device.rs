@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use moltbot_protocol::{
-    Role, Scopes,
+    Role, Scopes, Text,
     events::device::{Decision, DevicePairResolved},
     methods::device::{
-        ApprovedDevice, DeviceList, DevicePairApprove, DevicePairList, DevicePairReject,
-        DevicePairRemove, DeviceTokenRevoke, DeviceTokenRotate, PendingDevice, RejectedDevice,
-        RemovedDevice, RevokedToken, RotatedToken,
+        AllowedDevice, ApprovedDevice, DeviceList, DevicePairAllow, DevicePairApprove,
+        DevicePairList, DevicePairReject, DevicePairRemove, DeviceTokenRevoke, DeviceTokenRotate,
+        PendingDevice, RejectedDevice, RemovedDevice, RevokedToken, RotatedToken,
     },
 };
 
@@ -18,6 +18,7 @@ use crate::{
     bus::Close,
     clock,
     gateway::Gateway,
+    nodes,
     rpc::{Error, Result, Router},
 };
 
@@ -25,7 +26,7 @@ use crate::{
 const OWN_CLOSE_DELAY: Duration = Duration::from_millis(300);
 
 pub(super) fn register(router: &mut Router<Gateway>) {
-    router.on(list).on(approve).on(reject).on(remove).on(rotate).on(revoke);
+    router.on(list).on(approve).on(allow).on(reject).on(remove).on(rotate).on(revoke);
 }
 
 async fn list(cx: Context, _request: DevicePairList) -> Result<DeviceList> {
@@ -40,6 +41,12 @@ async fn list(cx: Context, _request: DevicePairList) -> Result<DeviceList> {
 async fn approve(cx: Context, request: DevicePairApprove) -> Result<ApprovedDevice> {
     let asked = find(&cx, &request.request_id).await?;
     check_grant(&cx, asked.scopes.as_ref())?;
+    let allow = request.allow.as_deref().map(grants).transpose()?;
+    let is_node = asked.role.as_deref() == Some(Role::Node.name());
+    if allow.is_some() && !is_node {
+        return Err(Error::invalid("allow is for nodes, and the device asks for another role"));
+    }
+    let offered = asked.commands.clone().unwrap_or_default();
     let now_ms = clock::now_u64();
     let device = cx
         .gateway
@@ -49,14 +56,31 @@ async fn approve(cx: Context, request: DevicePairApprove) -> Result<ApprovedDevi
             let Some(request) = db.take_device_request(&asked.request_id, since_ms)? else {
                 return Ok(None);
             };
-            pairing::approve(db, &request, now_ms).map(Some)
+            pairing::approve(db, &request, allow, now_ms).map(Some)
         })
         .await?
         .ok_or_else(unknown_request)?;
     let device = device.shown();
-    tracing::info!(device = device.device_id, by = cx.caller.conn_id, "device approved");
+    let allowed = device.allow.clone().unwrap_or_default();
+    let by = &cx.caller.conn_id;
+    tracing::info!(device = device.device_id, by, ?allowed, "device approved");
     resolved(&cx, &request.request_id, &device.device_id, Decision::Approved);
-    Ok(ApprovedDevice { request_id: request.request_id.into(), device })
+    let withheld = is_node.then(|| nodes::withheld(&allowed, &offered)).flatten();
+    Ok(ApprovedDevice { request_id: request.request_id.into(), device, withheld })
+}
+
+async fn allow(cx: Context, request: DevicePairAllow) -> Result<AllowedDevice> {
+    let allow = grants(&request.allow)?;
+    let id = request.device_id.to_string();
+    let device = cx
+        .gateway
+        .store
+        .write(move |db| pairing::allow(db, &id, allow))
+        .await?
+        .ok_or_else(|| Error::invalid("unknown deviceId, or no node"))?;
+    let allow = device.allow.unwrap_or_default();
+    tracing::info!(device = device.device_id, by = cx.caller.conn_id, ?allow, "node allowed");
+    Ok(AllowedDevice { device_id: device.device_id, allow })
 }
 
 async fn reject(cx: Context, request: DevicePairReject) -> Result<RejectedDevice> {
@@ -127,6 +151,10 @@ async fn find(cx: &Context, request_id: &str) -> Result<PendingDevice> {
     let since_ms = clock::now_u64().saturating_sub(REQUEST_TTL_MS);
     let open = cx.gateway.store.read(move |db| db.device_requests(since_ms)).await?;
     open.into_iter().find(|request| request.request_id == request_id).ok_or_else(unknown_request)
+}
+
+fn grants(named: &[Text]) -> Result<Vec<String>> {
+    nodes::grants(named.iter().map(Text::as_str)).map_err(Error::Invalid)
 }
 
 /// Nobody grants what he does not hold.

@@ -136,6 +136,12 @@ impl From<InvokeError> for Error {
                 message,
                 json!({ "reason": reason.to_string(), "command": command }),
             ),
+            InvokeError::NotGranted { command, .. } => refused(
+                ErrorCode::InvalidRequest,
+                message,
+                json!({ "reason": "command not approved", "command": command }),
+            ),
+            InvokeError::Store(error) => error.into(),
             InvokeError::Busy | InvokeError::NotSent => node_error("UNAVAILABLE", message),
             InvokeError::TimedOut => node_error("TIMEOUT", message),
             InvokeError::Disconnected(_) => Self::Unavailable(format!("Error: {message}")),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use moltbot_protocol::methods::node::Node;
 
-use super::{Nodes, registry::Connected};
+use super::{Nodes, keyless, policy, registry::Connected};
 use crate::store::{NodeDevice, StoreError};
 
 impl Nodes {
@@ -36,6 +36,7 @@ fn paired(device: NodeDevice) -> Node {
         display_name: device.display_name,
         platform: device.platform,
         remote_ip: device.remote_ip,
+        allow: (!device.allow.is_empty()).then_some(device.allow),
         paired: true,
         ..Node::default()
     }
@@ -46,6 +47,10 @@ fn live(connected: &Connected, known: Option<Node>) -> Node {
     let client = &caller.client;
     let text = |text: &Option<moltbot_protocol::Text>| text.as_ref().map(ToString::to_string);
     let known = known.unwrap_or_default();
+    let allow = match &caller.device_id {
+        Some(_) => known.allow.unwrap_or_default(),
+        None => keyless(caller),
+    };
     Node {
         node_id: caller.node_id().to_owned(),
         display_name: text(&client.display_name).or(known.display_name),
@@ -57,6 +62,8 @@ fn live(connected: &Connected, known: Option<Node>) -> Node {
         model_identifier: text(&client.model_identifier),
         remote_ip: caller.remote_ip.clone().or(known.remote_ip),
         caps: connected.caps.clone(),
+        withheld: policy::withheld(&allow, &connected.commands),
+        allow: (!allow.is_empty()).then_some(allow),
         commands: connected.commands.clone(),
         path_env: connected.path_env.clone(),
         permissions: connected.permissions.clone(),

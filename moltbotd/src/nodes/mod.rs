@@ -26,13 +26,17 @@ use moltbot_protocol::{
 use serde_json::Value;
 use tokio::time::timeout;
 
-pub use self::{calls::AgentCalls, policy::Denial, registry::Answer};
+pub use self::{
+    calls::AgentCalls,
+    policy::{Denial, grants, withheld},
+    registry::Answer,
+};
 use self::{
     policy::Platform,
     registry::{Connected, Outcome, Registry},
 };
 use crate::{
-    auth::Caller,
+    auth::{Caller, pairing::OWN_HOST},
     bus::{self, Bus, Outbox, Push},
     clock, config,
     metrics::{Count, Durations},
@@ -83,10 +87,13 @@ impl Invokes {
             Ok(_) => &self.ok,
             Err(InvokeError::Failed(_)) => &self.failed,
             Err(InvokeError::TimedOut) => &self.timed_out,
-            Err(InvokeError::Denied { .. }) => &self.denied,
+            Err(InvokeError::Denied { .. } | InvokeError::NotGranted { .. }) => &self.denied,
             Err(InvokeError::Busy) => &self.busy,
             Err(
-                InvokeError::NotConnected | InvokeError::NotSent | InvokeError::Disconnected(_),
+                InvokeError::NotConnected
+                | InvokeError::NotSent
+                | InvokeError::Disconnected(_)
+                | InvokeError::Store(_),
             ) => &self.unreachable,
         }
     }
@@ -162,6 +169,19 @@ pub enum InvokeError {
         /// Which command.
         command: String,
     },
+    /// The node was not approved for it.
+    #[error("{}", grant_text(node_id, *has_key, command))]
+    NotGranted {
+        /// Which node.
+        node_id: String,
+        /// Whether it has a device key, without which nothing can be granted.
+        has_key: bool,
+        /// Which command.
+        command: String,
+    },
+    /// What it was approved for cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Too many calls wait for this node.
     #[error("node is busy: {} calls wait for it", registry::MAX_WAITING)]
     Busy,
@@ -230,10 +250,33 @@ impl Nodes {
         let command = invoke.command.trim().to_owned();
         policy::check(&self.config.get(), node.platform, &node.commands, &command)
             .map_err(|reason| InvokeError::Denied { reason, command: command.clone() })?;
+        self.check_grant(&node.caller, &command).await?;
         let since = Instant::now();
         let result = self.send(&node, Invoke { command, ..invoke }).await;
         self.invokes.took.add(since.elapsed());
         result
+    }
+
+    /// Asks the store each time, so that a grant counts at once, taken away too.
+    async fn check_grant(&self, caller: &Caller, command: &str) -> Result<(), InvokeError> {
+        if !policy::needs_grant(command) {
+            return Ok(());
+        }
+        let allow = match caller.device_id.clone() {
+            Some(id) => {
+                let device = self.store.read(move |db| db.device(&id)).await?;
+                device.and_then(|device| device.info.allow).unwrap_or_default()
+            }
+            None => keyless(caller),
+        };
+        if policy::is_granted(&allow, command) {
+            return Ok(());
+        }
+        Err(InvokeError::NotGranted {
+            node_id: caller.node_id().to_owned(),
+            has_key: caller.device_id.is_some(),
+            command: command.to_owned(),
+        })
     }
 
     /// Takes a node's answer. One that nobody waits for is ignored.
@@ -352,6 +395,22 @@ fn params_text(command: &str, params: Option<Value>) -> Option<String> {
         }
     }
     Some(params.to_string())
+}
+
+/// Returns what a node without a device key may run: nobody can approve it.
+fn keyless(caller: &Caller) -> Vec<String> {
+    if caller.local { OWN_HOST.map(String::from).to_vec() } else { Vec::new() }
+}
+
+fn grant_text(node_id: &str, has_key: bool, command: &str) -> String {
+    if !has_key {
+        return format!("a node without a device key cannot be approved for {command}");
+    }
+    let short: String = node_id.chars().take(12).collect();
+    format!(
+        "the node was not approved for {command}; to approve it: moltbotctl devices allow {short} \
+         {command}"
+    )
 }
 
 fn failure_text(error: Option<&NodeError>) -> &str {

@@ -91,6 +91,67 @@ pub enum Denial {
     NothingDeclared,
 }
 
+/// Families of commands that nobody gets by being paired: they hand over a
+/// shell, or a browser with all its logins.
+const GRANTED: [&str; 2] = ["browser.", "system.run"];
+
+/// Returns whether a node must have been approved for a command by name.
+pub(super) fn needs_grant(command: &str) -> bool {
+    GRANTED.iter().any(|start| command.starts_with(start))
+}
+
+/// Returns whether what a node was approved for covers a command.
+pub(super) fn is_granted(allow: &[String], command: &str) -> bool {
+    !needs_grant(command)
+        || allow.iter().any(|granted| match granted.strip_suffix(".*") {
+            Some(family) => command.strip_prefix(family).is_some_and(|rest| rest.starts_with('.')),
+            None => granted == command,
+        })
+}
+
+/// Returns the commands that a node offers and was not approved for. People
+/// copy them into a shell, so what is no name is left out.
+#[must_use]
+pub fn withheld(allow: &[String], offered: &[String]) -> Option<Vec<String>> {
+    let missing = offered.iter().filter(|command| is_name(command) && !is_granted(allow, command));
+    let mut missing: Vec<String> = missing.cloned().collect();
+    missing.sort_unstable();
+    missing.dedup();
+    (!missing.is_empty()).then_some(missing)
+}
+
+fn is_name(command: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    command.chars().all(plain) && !command.ends_with('.')
+}
+
+/// Puts what an operator grants in order.
+///
+/// # Errors
+/// With a text for people, when something names no command that needs it.
+pub fn grants(named: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<String>, String> {
+    let mut allow = Vec::new();
+    for name in named {
+        let name = name.as_ref().trim();
+        let useful = match name.strip_suffix(".*") {
+            Some(family) => {
+                ["browser", "system"].contains(&family) || (needs_grant(family) && is_name(family))
+            }
+            None => needs_grant(name) && is_name(name),
+        };
+        if !useful {
+            return Err(format!(
+                "cannot allow {name:?}: system.run, browser.proxy and families such as browser.* \
+                 can be allowed; all other commands need no approval of their own"
+            ));
+        }
+        allow.push(name.to_owned());
+    }
+    allow.sort_unstable();
+    allow.dedup();
+    Ok(allow)
+}
+
 /// Returns whether a node of this platform may be asked to run a command.
 pub(super) fn allows(config: &config::Config, platform: Platform, command: &str) -> bool {
     let lists = &config.gateway.nodes;
@@ -216,6 +277,37 @@ mod tests {
         assert_eq!(check(&declared, "system.run"), Err(Denial::NotDeclared));
         assert_eq!(check(&[], "system.run"), Err(Denial::NothingDeclared));
         assert_eq!(check(&declared, "system.which"), Ok(()));
+    }
+
+    #[test]
+    fn a_shell_and_a_browser_are_granted_by_name_or_by_family() {
+        let granted = |allow: &[&str], command| {
+            is_granted(&allow.iter().copied().map(String::from).collect::<Vec<_>>(), command)
+        };
+        assert!(granted(&[], "system.which") && granted(&[], "camera.snap"));
+        assert!(!granted(&[], "system.run") && !granted(&[], "browser.proxy"));
+        assert!(!granted(&[], "system.runAs"), "what the configuration adds, too");
+        assert!(granted(&["system.run"], "system.run"));
+        assert!(!granted(&["system.run"], "system.run.all"));
+        assert!(!granted(&["browser.*"], "system.run"));
+        assert!(granted(&["browser.*"], "browser.proxy"));
+        assert!(granted(&["system.*"], "system.run"));
+        assert!(!granted(&["sys.*"], "system.run"));
+        let offered = ["system.which", "system.run", "browser.proxy", "system.run; reboot"];
+        let offered = offered.map(String::from);
+        let left = withheld(&["browser.*".into()], &offered);
+        assert_eq!(left, Some(vec!["system.run".into()]));
+        assert_eq!(withheld(&["browser.*".into(), "system.*".into()], &offered), None);
+    }
+
+    #[test]
+    fn only_what_means_something_can_be_granted() {
+        let kept = grants([" system.run ", "browser.*", "system.run"]).unwrap();
+        assert_eq!(kept, ["browser.*", "system.run"]);
+        for wrong in ["", "*", ".*", "camera.snap", "system.w*", "browser.", "browser.*.*", "a b"] {
+            let error = grants([wrong]).unwrap_err();
+            assert!(error.contains("system.run, browser.proxy"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn caller(conn_id: &str, device_id: &str) -> Arc<Caller> {
         client: serde_json::from_value::<ClientInfo>(client).unwrap(),
         device_id: Some(device_id.into()),
         remote_ip: None,
+        local: true,
     })
 }
 
@@ -49,6 +50,7 @@ fn declared() -> Declared {
 
 impl World {
     async fn connect(&self, conn_id: &str, device_id: &str) -> (Arc<Caller>, Arc<Outbox>) {
+        self.put_device(device_id, &OWN_HOST).await;
         let (caller, outbox) = (caller(conn_id, device_id), Arc::new(Outbox::new(1 << 20)));
         self.nodes.register(&caller, &outbox, declared());
         self.nodes.connected(&caller, &outbox).await.unwrap();
@@ -56,6 +58,15 @@ impl World {
         assert_eq!(greeting["event"], "voicewake.changed");
         assert_eq!(greeting.get("seq"), None);
         (caller, outbox)
+    }
+
+    async fn put_device(&self, id: &str, allow: &[&str]) {
+        let device = json!({
+            "deviceId": id, "publicKey": "k", "displayName": "A device", "platform": "linux",
+            "roles": ["operator", "node"], "createdAtMs": 1, "approvedAtMs": 1, "allow": allow,
+        });
+        let device = serde_json::from_value(device).unwrap();
+        self.store.write(move |db| db.put_device(&device)).await.unwrap();
     }
 
     fn invoke(
@@ -174,7 +185,7 @@ async fn the_late_end_of_an_old_socket_does_not_take_the_new_one_off_the_list() 
     world.nodes.answered(&caller, result(&frame["payload"]["id"], json!({}))).unwrap();
     assert!(call.await.unwrap().is_ok());
     world.nodes.disconnected("c2");
-    assert!(world.nodes.list().await.unwrap().is_empty());
+    assert!(!world.nodes.list().await.unwrap()[0].connected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,7 +206,7 @@ async fn a_dropped_device_loses_its_calls() {
     next(&outbox).await;
     world.nodes.drop_device("dev");
     assert!(matches!(call.await.unwrap(), Err(InvokeError::Disconnected(_))));
-    assert!(world.nodes.list().await.unwrap().is_empty());
+    assert!(!world.nodes.list().await.unwrap()[0].connected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,17 +287,53 @@ async fn policy_is_asked_before_anything_is_sent() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shell_is_asked_for_only_where_it_was_approved() {
+    let world = world();
+    let (_, outbox) = world.connect("c1", "dev").await;
+    for allow in [&[] as &[&str], &["browser.*"]] {
+        world.put_device("dev", allow).await;
+        let refused = world.invoke("system.run", None, None).await.unwrap().unwrap_err();
+        let text = refused.to_string();
+        assert!(text.ends_with("moltbotctl devices allow dev system.run"), "{text}");
+        assert_eq!(world.nodes.list().await.unwrap()[0].withheld, Some(vec!["system.run".into()]));
+    }
+    world.put_device("dev", &["system.run"]).await;
+    assert_eq!(world.nodes.list().await.unwrap()[0].withheld, None);
+    let _call = world.invoke("system.run", None, None);
+    assert_eq!(next(&outbox).await["payload"]["command"], "system.run");
+    world.put_device("dev", &[]).await;
+    let _call = world.invoke("system.which", None, None);
+    assert_eq!(next(&outbox).await["payload"]["command"], "system.which");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_a_key_runs_a_shell_on_this_host_only() {
+    let world = world();
+    for (conn_id, local) in [("c1", true), ("c2", false)] {
+        let node = Caller { device_id: None, local, ..(*caller(conn_id, "")).clone() };
+        let (node, outbox) = (Arc::new(node), Arc::new(Outbox::new(1 << 20)));
+        world.nodes.connected(&node, &outbox, declared()).await.unwrap();
+        let node_id = "node-host".to_owned();
+        let invoke = Invoke { node_id, command: "system.run".into(), ..Invoke::default() };
+        let invoke = Invoke { timeout_ms: Some(0), ..invoke };
+        match world.nodes.invoke(invoke).await {
+            Err(InvokeError::TimedOut) => assert!(local),
+            Err(InvokeError::NotGranted { has_key: false, .. }) => assert!(!local),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_list_joins_what_is_connected_and_what_is_paired() {
     let world = world();
     world
         .store
         .write(|db| {
-            for (id, name, roles) in [
-                ("paired", "B paired", &["node"] as &[&str]),
-                ("dev", "A device", &["operator", "node"]),
-                ("person", "C", &["operator"]),
-            ] {
+            for (id, name, roles) in
+                [("paired", "B paired", &["node"] as &[&str]), ("person", "C", &["operator"])]
+            {
                 let device = json!({
                     "deviceId": id, "publicKey": "k", "displayName": name, "platform": "linux",
                     "roles": roles, "scopes": [], "createdAtMs": 1, "approvedAtMs": 1,

@@ -397,6 +397,7 @@ mod tests {
             client,
             device_id: None,
             remote_ip: None,
+            local: true,
         };
         Context {
             gateway: Arc::new(()),

@@ -74,12 +74,12 @@ impl Db<'_> {
             .prepare_cached(
                 "INSERT INTO device (id, public_key, display_name, platform, client_id,
                                      client_mode, role, roles, scopes, remote_ip,
-                                     created_at_ms, approved_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+                                     created_at_ms, approved_at_ms, allow)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
                  ON CONFLICT (id) DO UPDATE SET
                      public_key = ?2, display_name = ?3, platform = ?4, client_id = ?5,
                      client_mode = ?6, role = ?7, roles = ?8, scopes = ?9, remote_ip = ?10,
-                     created_at_ms = ?11, approved_at_ms = ?12",
+                     created_at_ms = ?11, approved_at_ms = ?12, allow = ?13",
             )?
             .execute(params![
                 info.device_id,
@@ -94,6 +94,7 @@ impl Db<'_> {
                 info.remote_ip,
                 info.created_at_ms.cast_signed(),
                 info.approved_at_ms.cast_signed(),
+                json(&info.allow.clone().unwrap_or_default()),
             ])?;
         Ok(())
     }
@@ -227,12 +228,14 @@ impl Db<'_> {
 }
 
 const SELECT_DEVICE: &str = "SELECT id, public_key, display_name, platform, client_id, client_mode,
-        role, roles, scopes, remote_ip, created_at_ms, approved_at_ms FROM device";
+        role, roles, scopes, remote_ip, created_at_ms, approved_at_ms, allow FROM device";
 
 fn device_info(row: &Row<'_>) -> rusqlite::Result<PairedDevice> {
     let roles: String = row.get(7)?;
     let scopes: String = row.get(8)?;
     let scopes: Scopes = serde_json::from_str(&scopes).unwrap_or_default();
+    let allow: String = row.get(12)?;
+    let allow: Vec<String> = serde_json::from_str(&allow).unwrap_or_default();
     Ok(PairedDevice {
         device_id: row.get(0)?,
         public_key: row.get(1)?,
@@ -247,6 +250,7 @@ fn device_info(row: &Row<'_>) -> rusqlite::Result<PairedDevice> {
         created_at_ms: row.get::<_, i64>(10)?.cast_unsigned(),
         approved_at_ms: row.get::<_, i64>(11)?.cast_unsigned(),
         tokens: None,
+        allow: (!allow.is_empty()).then_some(allow),
     })
 }
 

@@ -20,6 +20,8 @@ pub struct NodeDevice {
     pub platform: Option<String>,
     /// Address it was paired from.
     pub remote_ip: Option<String>,
+    /// Commands it was approved for, of those that need it.
+    pub allow: Vec<String>,
 }
 
 impl Db<'_> {
@@ -27,15 +29,17 @@ impl Db<'_> {
     pub fn node_devices(&self) -> rusqlite::Result<Vec<NodeDevice>> {
         self.0
             .prepare_cached(
-                "SELECT id, display_name, platform, remote_ip FROM device
+                "SELECT id, display_name, platform, remote_ip, allow FROM device
                  WHERE EXISTS (SELECT 1 FROM json_each(device.roles) WHERE value = 'node')",
             )?
             .query_map([], |row| {
+                let allow: String = row.get(4)?;
                 Ok(NodeDevice {
                     id: row.get(0)?,
                     display_name: row.get(1)?,
                     platform: row.get(2)?,
                     remote_ip: row.get(3)?,
+                    allow: serde_json::from_str(&allow).unwrap_or_default(),
                 })
             })?
             .collect()

@@ -45,6 +45,12 @@ pub struct PendingDevice {
     /// Whether the device was known before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_repair: Option<bool>,
+    /// Whether it is on the gateway's host for sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<bool>,
+    /// Commands it offers, when it asks to be a node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commands: Option<Vec<String>>,
     /// When it asked, in milliseconds since the epoch.
     pub ts: u64,
 }
@@ -88,6 +94,11 @@ pub struct PairedDevice {
     /// Its tokens, one for each role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Vec<TokenSummary>>,
+    /// Of the commands that need an approval of their own, those it may be
+    /// asked to run as a node: names such as `system.run`, families such as
+    /// `browser.*`. Absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
 }
 
 /// What may be shown of a device token.
@@ -138,6 +149,12 @@ impl Request for DevicePairList {
 pub struct DevicePairApprove {
     /// Names the request.
     pub request_id: Text,
+    /// What a node may be asked to run of the commands that need an approval of
+    /// their own: `system.run`, `browser.proxy`, or a family such as
+    /// `browser.*`. When absent, everything for a node on the gateway's host
+    /// and nothing for one elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<Text>>,
 }
 
 /// A device that was let in.
@@ -148,12 +165,44 @@ pub struct ApprovedDevice {
     pub request_id: String,
     /// The device.
     pub device: PairedDevice,
+    /// Commands it offers that it was not approved for; absent when there is
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Vec<String>>,
 }
 
 impl Request for DevicePairApprove {
     const METHOD: &'static str = "device.pair.approve";
     const ACCESS: Access = Access::Operator(Scope::Pairing);
     type Response = ApprovedDevice;
+}
+
+/// Says anew what a paired node may be asked to run of the commands that need
+/// an approval of their own. It counts from the next command on.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DevicePairAllow {
+    /// The device.
+    pub device_id: Text,
+    /// Replaces what was allowed: `system.run`, `browser.proxy`, or a family
+    /// such as `browser.*`.
+    pub allow: Vec<Text>,
+}
+
+/// What a node may be asked to run.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AllowedDevice {
+    /// The device.
+    pub device_id: String,
+    /// All of it, sorted.
+    pub allow: Vec<String>,
+}
+
+impl Request for DevicePairAllow {
+    const METHOD: &'static str = "device.pair.allow";
+    const ACCESS: Access = Access::Operator(Scope::Pairing);
+    type Response = AllowedDevice;
 }
 
 /// Refuses a device.

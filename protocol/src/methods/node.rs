@@ -43,6 +43,15 @@ pub struct Node {
     pub caps: Vec<String>,
     /// Commands it offers and policy lets through, sorted.
     pub commands: Vec<String>,
+    /// Of the commands that need an approval of their own, those it was
+    /// approved for: names and families such as `browser.*`. Absent when there
+    /// is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow: Option<Vec<String>>,
+    /// Those of `commands` that it was not approved for, so that asking for
+    /// them is refused. Absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<Vec<String>>,
     /// Its search path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_env: Option<String>,

@@ -338,6 +338,7 @@ fn operator() -> Caller {
         client: serde_json::from_value::<ClientInfo>(client).unwrap(),
         device_id: None,
         remote_ip: None,
+        local: true,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     source::{self, Folder},
 };
 use crate::{
-    auth::device::identity,
+    auth::{device::identity, pairing::OWN_HOST},
     clock,
     nodes::wake_words,
     store::{Device, DeviceToken},
@@ -117,6 +117,9 @@ fn read_device(mut value: Value) -> Result<Device, String> {
         return Err("its id is not that of its key".into());
     }
     info.public_key = key;
+    // It could run everything there.
+    let is_node = info.roles.iter().flatten().chain(&info.role).any(|role| role == "node");
+    info.allow = is_node.then(|| OWN_HOST.map(String::from).to_vec());
     let tokens: Map<String, Value> = match tokens {
         Some(tokens) => parsed(tokens)?,
         None => Map::new(),
