@@ -270,9 +270,19 @@ impl<'a> Scenario<'a> {
                     }
                 }
                 self.compare(method, recorded, &ours);
+                if method == "device.pair.approve" && ours["payload"]["device"]["role"] == "node" {
+                    self.allow(conn, &ours["payload"]["device"]["deviceId"]).await;
+                }
             }
             Ok(None) | Err(_) => self.tell(method, "", "no answer".into()),
         }
+    }
+
+    /// Approves a node for what any node may do in the recording.
+    async fn allow(&mut self, conn: &str, device_id: &Value) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        let all = json!({ "deviceId": device_id, "allow": ["browser.*", "system.*"] });
+        client.call("device.pair.allow", all).await.unwrap();
     }
 
     async fn hear_event(&mut self, conn: &str, recorded: &Value) {
