@@ -313,7 +313,8 @@ async fn a_node_without_a_key_runs_a_shell_on_this_host_only() {
     for (conn_id, local) in [("c1", true), ("c2", false)] {
         let node = Caller { device_id: None, local, ..(*caller(conn_id, "")).clone() };
         let (node, outbox) = (Arc::new(node), Arc::new(Outbox::new(1 << 20)));
-        world.nodes.connected(&node, &outbox, declared()).await.unwrap();
+        world.nodes.register(&node, &outbox, declared());
+        world.nodes.connected(&node, &outbox).await.unwrap();
         let node_id = "node-host".to_owned();
         let invoke = Invoke { node_id, command: "system.run".into(), ..Invoke::default() };
         let invoke = Invoke { timeout_ms: Some(0), ..invoke };
