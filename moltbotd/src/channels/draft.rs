@@ -95,6 +95,14 @@ impl Drafts {
         }
     }
 
+    /// Ends all displays and waits for what they were sending: a draft that is
+    /// not known to have arrived would stay in the chat, half as it is.
+    pub(super) async fn stop(&self) {
+        self.lock().values().for_each(|open| open.stop.cancel());
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Open>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

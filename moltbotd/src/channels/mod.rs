@@ -11,6 +11,8 @@ mod outbox;
 mod service;
 mod state;
 mod telegram;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, pin::Pin};
 

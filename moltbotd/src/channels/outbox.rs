@@ -36,8 +36,8 @@ const MAX_LOST: u32 = 4;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(400);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// How long messages on their way may take to arrive when the account stops.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long messages on their way may take to arrive when an account stops.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// Sends one account's messages.
 #[derive(Clone)]
@@ -59,6 +59,7 @@ pub(super) struct Sender {
 impl Sender {
     /// Sends until told to stop, then lets what is on its way arrive.
     pub(super) async fn run(self, stop: CancellationToken) {
+        self.recover().await;
         let mut tasks = JoinSet::new();
         while !stop.is_cancelled() {
             let woken = self.wake.notified();
@@ -71,8 +72,24 @@ impl Sender {
             }
         }
         let arrive = async { while tasks.join_next().await.is_some() {} };
-        // What does not arrive in time is marked as unknown at the next start.
-        let _ = tokio::time::timeout(GRACE, arrive).await;
+        if tokio::time::timeout(GRACE, arrive).await.is_err() {
+            // The account's next sender takes them for what nobody knows of.
+            tasks.shutdown().await;
+        }
+    }
+
+    /// Nobody knows what became of what an earlier sender did not see arrive,
+    /// be it that of another life of the daemon or of other settings.
+    async fn recover(&self) {
+        let (channel, account) = (self.channel, self.account.clone());
+        self.persist(move |db| {
+            let unknown = db.recover_outbox(channel, &account)?;
+            if unknown > 0 {
+                tracing::warn!(channel, account, unknown, "messages were being sent before");
+            }
+            Ok(())
+        })
+        .await;
     }
 
     /// Starts what may go out now; returns when to look again.
@@ -157,7 +174,8 @@ impl Sender {
         })
     }
 
-    /// Sends a part, or puts it in the place of the draft.
+    /// Sends a part, or puts it in the place of the draft. A draft that is gone
+    /// tells nothing of a part that was sent in its stead.
     async fn transfer(
         &self,
         message: &OutboundMessage,
@@ -170,7 +188,7 @@ impl Sender {
         };
         match self.driver.edit(&message.route, id, part).await {
             Ok(()) => Ok(id.to_owned()),
-            Err(SendFailure::Gone) => self.driver.send(&message.route, part, false).await,
+            Err(SendFailure::Gone) => self.driver.send(&message.route, part, repeated).await,
             // An edit may be repeated: it shows the same once more.
             Err(SendFailure::Unknown(reason)) => Err(SendFailure::Later { reason, after: None }),
             Err(failure) => Err(failure),

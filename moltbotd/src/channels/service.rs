@@ -21,7 +21,7 @@ use super::{
     draft::Drafts,
     driver::{Account, Driver, Pending},
     inbox::{Desk, Intake, Row, message},
-    outbox::Sender,
+    outbox::{GRACE, Sender},
     state::AccountState,
 };
 use crate::{
@@ -133,10 +133,6 @@ impl Channels {
         let before = now_ms() - MEMORY_MS;
         self.store
             .write(move |db| {
-                let unknown = db.recover_outbox()?;
-                if unknown > 0 {
-                    tracing::warn!(unknown, "messages were being sent when the daemon stopped");
-                }
                 db.prune_inbox(before)?;
                 db.prune_outbox(before)?;
                 db.prune_drafts(before)
@@ -192,7 +188,10 @@ impl Channels {
         self.stop.cancel();
         let _guard = self.reloading.lock().await;
         let running = std::mem::take(&mut *locked(&self.running));
-        futures_util::future::join_all(running.iter().map(|running| running.stop())).await;
+        let accounts = futures_util::future::join_all(running.iter().map(|running| running.stop()));
+        let drafts = tokio::time::timeout(GRACE, self.drafts.stop());
+        // A draft that does not arrive in time is one of unknown fate.
+        let (_, _) = tokio::join!(accounts, drafts);
         self.tasks.close();
         self.tasks.wait().await;
     }

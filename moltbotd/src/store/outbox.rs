@@ -88,10 +88,14 @@ impl Db<'_> {
         Ok(added > 0)
     }
 
-    /// Turns what was being sent when the daemon died into rows whose fate
-    /// nobody knows.
-    pub fn recover_outbox(&self) -> rusqlite::Result<usize> {
-        self.0.execute("UPDATE outbox SET state = 'unknown' WHERE state = 'sending'", [])
+    /// Turns what an account was sending when its sender ended into rows whose
+    /// fate nobody knows; returns how many there are.
+    pub fn recover_outbox(&self, channel: &str, account: &str) -> rusqlite::Result<usize> {
+        self.0.execute(
+            "UPDATE outbox SET state = 'unknown'
+             WHERE state = 'sending' AND channel = ?1 AND account = ?2",
+            [channel, account],
+        )
     }
 
     /// Returns the next message of each chat of an account, oldest first. A

@@ -1,0 +1,265 @@
+//! What goes out, to a service that answers as it is told.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Attachment, OutboundMessage, Route,
+    draft::Drafts,
+    driver::{Driver, FetchError, FileRef, Part, SendFailure},
+    inbox::{Desk, message},
+    outbox::Sender,
+};
+use crate::{
+    clock::now_ms,
+    store::{OutboxState, Store},
+};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const KEY: &str = "reply:1";
+
+/// What the service does with a request.
+enum Answer {
+    Id(&'static str),
+    Fail(SendFailure),
+    /// It keeps the request until it is let go.
+    Hold(Arc<Notify>),
+}
+
+/// A service that notes what it is asked.
+#[derive(Default)]
+struct Service {
+    answers: Mutex<VecDeque<Answer>>,
+    asked: watch::Sender<Vec<String>>,
+}
+
+impl Service {
+    fn of(answers: impl IntoIterator<Item = Answer>) -> Arc<Self> {
+        Arc::new(Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() })
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.borrow().clone()
+    }
+
+    async fn was_asked(&self, times: usize) {
+        let mut asked = self.asked.subscribe();
+        let waiting = asked.wait_for(|asked| asked.len() >= times);
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    }
+
+    async fn answer(&self, request: String) -> Result<String, SendFailure> {
+        let answer = self.answers.lock().unwrap().pop_front();
+        self.asked.send_modify(|asked| asked.push(request));
+        match answer.unwrap_or(Answer::Id("1")) {
+            Answer::Id(id) => Ok(id.to_owned()),
+            Answer::Fail(failure) => Err(failure),
+            Answer::Hold(gate) => {
+                gate.notified().await;
+                Ok("held".to_owned())
+            }
+        }
+    }
+}
+
+impl Driver for Service {
+    fn receive<'a>(
+        &'a self,
+        _desk: &'a Desk,
+        stop: &'a CancellationToken,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            stop.cancelled().await;
+            Ok(())
+        })
+    }
+
+    fn fetch<'a>(&'a self, _file: &'a FileRef) -> BoxFuture<'a, Result<Attachment, FetchError>> {
+        Box::pin(async { Err(FetchError::Failed("there are no files".into())) })
+    }
+
+    fn parts(&self, message: &OutboundMessage, _draft: bool) -> Vec<Part> {
+        let (rich, plain) = (message.text.clone(), message.text.clone());
+        vec![Part { rich, plain, media: None, reply: false }]
+    }
+
+    fn send<'a>(
+        &'a self,
+        _route: &'a Route,
+        part: &'a Part,
+        repeated: bool,
+    ) -> BoxFuture<'a, Result<String, SendFailure>> {
+        let mark = if repeated { " again" } else { "" };
+        Box::pin(self.answer(format!("send{mark}: {}", part.plain)))
+    }
+
+    fn edit<'a>(
+        &'a self,
+        _route: &'a Route,
+        message_id: &'a str,
+        part: &'a Part,
+    ) -> BoxFuture<'a, Result<(), SendFailure>> {
+        let answer = self.answer(format!("edit {message_id}: {}", part.plain));
+        Box::pin(async { answer.await.map(drop) })
+    }
+
+    fn typing<'a>(&'a self, _route: &'a Route) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+
+    fn draft_step(&self) -> Option<usize> {
+        Some(1)
+    }
+
+    fn probe(&self, _timeout: Duration) -> BoxFuture<'_, Value> {
+        Box::pin(async { Value::Null })
+    }
+}
+
+/// A store with what its senders share.
+struct World {
+    store: Store,
+    drafts: Arc<Drafts>,
+    settled: watch::Sender<u64>,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        Self { store, drafts: Arc::default(), settled: watch::Sender::new(0), _folder: folder }
+    }
+
+    async fn queue(&self, text: &str) {
+        let row = message(KEY.into(), route(), text.into());
+        self.store.write(move |db| db.queue_message(&row, now_ms())).await.unwrap();
+    }
+
+    async fn draft(&self, id: &'static str) {
+        let write = move |db: &crate::store::Db<'_>| {
+            db.begin_draft(KEY, "test", "default", "7", now_ms())?;
+            db.confirm_draft(KEY, id)
+        };
+        self.store.write(write).await.unwrap();
+    }
+
+    fn start(&self, service: &Arc<Service>) -> JoinHandle<()> {
+        let sender = Sender {
+            channel: "test",
+            account: "default".into(),
+            store: self.store.clone(),
+            driver: Arc::clone(service) as Arc<dyn Driver>,
+            state: Arc::default(),
+            drafts: Arc::clone(&self.drafts),
+            wake: Arc::default(),
+            settled: self.settled.clone(),
+            lost: Arc::new(Mutex::new(HashMap::new())),
+        };
+        tokio::spawn(sender.run(CancellationToken::new()))
+    }
+
+    async fn sent(&self) {
+        let mut settled = self.settled.subscribe();
+        let waiting = settled.wait_for(|settled| *settled > 0);
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+        let fate = self.store.read(|db| db.fate(KEY)).await.unwrap().unwrap();
+        assert_eq!(fate.state, OutboxState::Sent, "{fate:?}");
+    }
+}
+
+fn route() -> Route {
+    Route {
+        channel: "test".into(),
+        account: "default".into(),
+        to: "7".into(),
+        thread: None,
+        reply_to: None,
+    }
+}
+
+fn lost() -> Answer {
+    Answer::Fail(SendFailure::Unknown("no answer".into()))
+}
+
+fn gone() -> Answer {
+    Answer::Fail(SendFailure::Gone)
+}
+
+#[tokio::test]
+async fn a_draft_is_replaced_and_never_marked() {
+    let world = World::new();
+    world.draft("5").await;
+    world.queue("Whole").await;
+    let service = Service::of([lost()]);
+    let sender = world.start(&service);
+    world.sent().await;
+    assert_eq!(service.asked(), ["edit 5: Whole", "edit 5: Whole"]);
+    sender.abort();
+}
+
+#[tokio::test]
+async fn what_stands_for_a_draft_that_is_gone_is_marked_when_it_is_sent_again() {
+    let world = World::new();
+    world.draft("5").await;
+    world.queue("Whole").await;
+    let service = Service::of([gone(), lost(), gone()]);
+    let sender = world.start(&service);
+    world.sent().await;
+    assert_eq!(
+        service.asked(),
+        ["edit 5: Whole", "send: Whole", "edit 5: Whole", "send again: Whole"]
+    );
+    sender.abort();
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_when_its_sender_ended_is_sent_again_with_a_mark() {
+    let world = World::new();
+    world.queue("Whole").await;
+    let service = Service::of([Answer::Hold(Arc::default())]);
+    let first = world.start(&service);
+    service.was_asked(1).await;
+    first.abort();
+    first.await.unwrap_err();
+    let second = world.start(&service);
+    world.sent().await;
+    assert_eq!(service.asked(), ["send: Whole", "send again: Whole"]);
+    second.abort();
+}
+
+#[tokio::test]
+async fn a_stop_waits_for_the_draft_that_is_on_its_way() {
+    let world = World::new();
+    let gate = Arc::<Notify>::default();
+    let service = Service::of([Answer::Hold(Arc::clone(&gate))]);
+    let driver = Arc::clone(&service) as Arc<dyn Driver>;
+    let mut display = world.drafts.open(world.store.clone(), driver, &route(), KEY);
+    display.update("Half");
+    service.was_asked(1).await;
+    let drafts = Arc::clone(&world.drafts);
+    let stop = tokio::spawn(async move { drafts.stop().await });
+    gate.notify_one();
+    tokio::time::timeout(PATIENCE, stop).await.unwrap().unwrap();
+    let draft = world.store.read(|db| db.draft(KEY)).await.unwrap().unwrap();
+    assert_eq!(draft.message_id.as_deref(), Some("held"));
+    drop(display);
+
+    world.queue("Whole").await;
+    let sender = world.start(&service);
+    world.sent().await;
+    assert_eq!(service.asked(), ["send: Half", "edit held: Whole"]);
+    sender.abort();
+}
