@@ -32,6 +32,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// that were never seen.
 const OFFSET_LIFETIME_MS: i64 = 6 * 24 * 60 * 60 * 1000;
 
+/// The next update to ask for, and when the one before it came.
+#[derive(Clone, Copy, Debug, Default)]
+struct Offset(Option<(i64, i64)>);
+
+impl Offset {
+    const fn at(next: i64, at_ms: i64) -> Self {
+        Self(Some((next, at_ms)))
+    }
+
+    /// Returns the offset to ask with now.
+    fn now(self) -> Option<i64> {
+        self.after(now_ms())
+    }
+
+    fn after(self, now_ms: i64) -> Option<i64> {
+        let Self(known) = self;
+        known.filter(|(_, at_ms)| now_ms - at_ms < OFFSET_LIFETIME_MS).map(|(next, _)| next)
+    }
+}
+
 /// Polls until told to stop. Dropping it cancels the question that is open.
 pub(super) struct Poller<'a> {
     bot: &'a Telegram,
@@ -49,7 +69,7 @@ impl<'a> Poller<'a> {
     pub(super) async fn run(mut self) -> Result<(), String> {
         let Some(me) = self.meet().await else { return Ok(()) };
         let mut offset = self.first_offset().await?;
-        while let Some(answer) = self.stop.run_until_cancelled(self.ask(offset)).await {
+        while let Some(answer) = self.stop.run_until_cancelled(self.ask(offset.now())).await {
             let updates = match answer {
                 Ok(updates) => updates,
                 Err(error) => {
@@ -72,7 +92,9 @@ impl<'a> Poller<'a> {
                 continue;
             }
             self.works();
-            offset = next.or(offset);
+            if let Some(next) = next {
+                offset = Offset::at(next, now_ms());
+            }
         }
         Ok(())
     }
@@ -94,7 +116,7 @@ impl<'a> Poller<'a> {
         }
     }
 
-    async fn first_offset(&self) -> Result<Option<i64>, String> {
+    async fn first_offset(&self) -> Result<Offset, String> {
         let account = self.desk.account.clone();
         let channel = self.desk.channel;
         let last = self
@@ -103,8 +125,7 @@ impl<'a> Poller<'a> {
             .read(move |db| db.last_update(channel, &account))
             .await
             .map_err(|error| format!("the inbox cannot be read: {error}"))?;
-        let fresh = last.filter(|(_, at_ms)| now_ms() - at_ms < OFFSET_LIFETIME_MS);
-        Ok(fresh.map(|(update_id, _)| update_id + 1))
+        Ok(Offset(last.map(|(update_id, at_ms)| (update_id + 1, at_ms))))
     }
 
     async fn ask(&self, offset: Option<i64>) -> Result<Vec<Box<RawValue>>, ApiError> {
@@ -192,4 +213,19 @@ impl<'a> Poller<'a> {
 /// Reads the answer of `getMe`.
 pub(super) fn me(value: &Value) -> Result<Me, ApiError> {
     serde_json::from_value(value.clone()).map_err(|error| ApiError::Lost(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_forgotten_before_telegram_counts_anew() {
+        let week_ms = 7 * 24 * 60 * 60 * 1000;
+        let offset = Offset::at(42, 1_000);
+        assert_eq!(offset.after(1_000), Some(42));
+        assert_eq!(offset.after(1_000 + week_ms / 2), Some(42));
+        assert_eq!(offset.after(1_000 + week_ms), None);
+        assert_eq!(Offset::default().after(0), None);
+    }
 }
