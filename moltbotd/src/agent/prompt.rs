@@ -1,7 +1,5 @@
 //! What a model is given: who it is, and the conversation so far.
 
-use std::collections::HashSet;
-
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jiff::Zoned;
 use serde_json::Value;
@@ -60,12 +58,10 @@ pub(super) fn turns(
     media: &[Media],
     context_tokens: u64,
 ) -> Vec<Turn> {
-    let answered: HashSet<&str> =
-        rows.iter().filter_map(|row| row.message["toolCallId"].as_str()).collect();
     let users = rows.iter().filter(|row| message::role(&row.message) == "user").count();
     let mut seen_users = 0;
     let mut turns = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (index, row) in rows.iter().enumerate() {
         match message::role(&row.message) {
             "user" => {
                 seen_users += 1;
@@ -79,7 +75,7 @@ pub(super) fn turns(
                 let text = message::text(&row.message);
                 turns.push(Turn::User { text, attachments: turn_media });
             }
-            "assistant" => push_assistant(&mut turns, &row.message, &answered),
+            "assistant" => push_assistant(&mut turns, &row.message, &rows[index + 1..]),
             "toolResult" => push_result(&mut turns, &row.message),
             _ => {}
         }
@@ -100,7 +96,7 @@ fn place(source: &Source) -> String {
     format!("The message came through {channel}, in {chat}.\n")
 }
 
-fn push_assistant(turns: &mut Vec<Turn>, message: &Value, answered: &HashSet<&str>) {
+fn push_assistant(turns: &mut Vec<Turn>, message: &Value, later: &[MessageRow]) {
     // What was told about a failure is for people.
     if message["stopReason"] == "error" {
         return;
@@ -115,7 +111,7 @@ fn push_assistant(turns: &mut Vec<Turn>, message: &Value, answered: &HashSet<&st
         return;
     }
     let missing: Vec<_> =
-        calls.iter().filter(|call| !answered.contains(call.id.as_str())).cloned().collect();
+        calls.iter().filter(|call| !is_answered(&call.id, later)).cloned().collect();
     turns.push(Turn::Assistant { text, calls });
     turns.extend(missing.into_iter().map(|call| Turn::Tool {
         call_id: call.id,
@@ -123,6 +119,15 @@ fn push_assistant(turns: &mut Vec<Turn>, message: &Value, answered: &HashSet<&st
         text: NOT_CALLED.to_owned(),
         is_error: true,
     }));
+}
+
+/// Returns whether a call was answered before another one of the same id: some
+/// models count their calls anew in each message.
+fn is_answered(id: &str, later: &[MessageRow]) -> bool {
+    let next = later.iter().find(|row| {
+        row.message["toolCallId"] == id || message::call_ids(&row.message).any(|other| other == id)
+    });
+    next.is_some_and(|row| message::role(&row.message) == "toolResult")
 }
 
 fn push_result(turns: &mut Vec<Turn>, message: &Value) {
@@ -208,6 +213,15 @@ mod tests {
         let turns = turns(&[stray, user("a"), call("1"), user("b")], "", &[], 1000);
         assert_eq!(turns.len(), 4);
         assert!(matches!(&turns[2], Turn::Tool { is_error: true, text, .. } if text == NOT_CALLED));
+    }
+
+    #[test]
+    fn an_id_that_is_used_twice_is_answered_twice() {
+        let answer = row(message::tool_result("1", "nodes", "x", false, 0));
+        let turns = turns(&[user("a"), call("1"), answer, call("1")], "", &[], 1000);
+        assert_eq!(turns.len(), 5, "{turns:#?}");
+        assert!(matches!(&turns[2], Turn::Tool { is_error: false, .. }));
+        assert!(matches!(&turns[4], Turn::Tool { text, .. } if text == NOT_CALLED));
     }
 
     #[test]

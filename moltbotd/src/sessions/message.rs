@@ -155,6 +155,11 @@ pub fn calls(message: &Value) -> Vec<ToolCall> {
         .collect()
 }
 
+/// Returns the ids of the tool calls of a message.
+pub fn call_ids(message: &Value) -> impl Iterator<Item = &str> {
+    parts(message, "toolCall").filter_map(|part| part["id"].as_str())
+}
+
 /// Returns the pictures of a message as pairs of type and base64.
 pub fn images(message: &Value) -> impl Iterator<Item = (&str, &str)> {
     parts(message, "image")
