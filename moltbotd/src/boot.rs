@@ -221,6 +221,9 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     let shared = build(&start, store, inbound, tls, listeners.port);
     let address = format!("127.0.0.1:{}", listeners.port);
     start.locks.listening(&address);
+    let interrupted = shared.gateway.agent.recall().await.inspect_err(|error| {
+        tracing::error!(%error, "interrupted runs not taken up");
+    });
     let probes = net::serve(listeners, &shared);
     let mut background = background(&shared);
     let advertiser = Advertiser {
@@ -238,10 +241,12 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     let agent = Arc::clone(&shared.gateway.agent);
     let restart = Arc::clone(&shared.gateway.restart);
     background.spawn(async move {
-        match agent.resume().await {
-            Ok(0) => {}
-            Ok(runs) => tracing::info!(runs, "interrupted runs taken up"),
-            Err(error) => tracing::error!(%error, "interrupted runs not taken up"),
+        if let Ok(interrupted) = interrupted {
+            let runs = interrupted.count();
+            agent.resume(interrupted).await;
+            if runs > 0 {
+                tracing::info!(runs, "interrupted runs taken up");
+            }
         }
         if let Err(error) = channels.start().await {
             tracing::error!(%error, "channels not started");

@@ -21,6 +21,9 @@ pub(super) struct Begun {
     pub(super) session_id: String,
     /// What was remembered about the conversation when it began.
     pub(super) entry: SessionEntry,
+    /// What the assistant said of the answer in an earlier life of the daemon,
+    /// before it called tools.
+    pub(super) said: Vec<String>,
 }
 
 /// All that is needed to begin a run within a transaction.
@@ -86,7 +89,7 @@ impl Plan {
         let written = message::user(&text, &images, now);
         let written = ending::transcript_message(Some(&run_id), written, now);
         db.append_message(&entry.session_id, &written)?;
-        Ok(Begun { session_id: entry.session_id.clone(), entry })
+        Ok(Begun { session_id: entry.session_id.clone(), entry, said: Vec::new() })
     }
 }
 

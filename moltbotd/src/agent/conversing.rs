@@ -131,7 +131,7 @@ impl Agent {
             notes,
             verbose: matches!(verbose.as_deref(), Some("on" | "full")),
             progress,
-            earlier: Vec::new(),
+            earlier: begun.said.clone(),
             usage: Usage::default(),
         };
         // A panicking provider or tool ends its run, told like any failure.

@@ -80,6 +80,8 @@ impl Agent {
         self.parts
             .store
             .write(move |db| {
+                // Nobody is told of a stop that a crash would undo.
+                db.stop_runs(&stopped)?;
                 if let Some(reply) = &reply {
                     db.queue_message(reply, now_ms())?;
                 }

@@ -2,7 +2,7 @@
 //!
 //! A run is stored before it is promised and its outcome (messages, session,
 //! reply) in one transaction, so that a crash loses nothing and repeats
-//! nothing: [`Agent::resume`] takes up what had not ended.
+//! nothing: [`Agent::recall`] and [`Agent::resume`] take up what had not ended.
 //!
 //! Messages that arrive while a conversation is busy wait for their turn, in
 //! their order, each with a run of its own. Of the reference's queue modes
@@ -26,6 +26,7 @@ mod tests;
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
@@ -143,6 +144,35 @@ struct Job {
     _slot: OwnedSemaphorePermit,
 }
 
+/// Runs that had not ended when the daemon last stopped, in their places.
+#[derive(Debug)]
+pub struct Recalled(Vec<Left>);
+
+impl Recalled {
+    /// Returns how many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[derive(Debug)]
+enum Left {
+    Run(Box<LeftRun>),
+    /// What was asked cannot be read.
+    Unreadable(RunRow),
+}
+
+#[derive(Debug)]
+struct LeftRun {
+    run: Arc<Run>,
+    request: RunRequest,
+    place: Option<Place>,
+    interrupted: bool,
+    /// The one it was writing to.
+    transcript: Option<String>,
+}
+
 impl Agent {
     /// Returns an agent that has nothing to do.
     #[must_use]
@@ -162,8 +192,25 @@ impl Agent {
         self.start_in(slot, request).await
     }
 
+    /// Stops the runs of a conversation, or one of them, for good: they are not
+    /// taken up by the next start either. Returns their ids.
+    pub async fn stop(
+        &self,
+        session_key: &str,
+        run_id: Option<&str>,
+        why: StopCause,
+    ) -> Vec<String> {
+        let ids = self.abort(session_key, run_id, why);
+        let stopped = ids.clone();
+        if let Err(error) = self.parts.store.write(move |db| db.stop_runs(&stopped)).await {
+            // They stop all the same, unless the daemon is killed this moment.
+            tracing::error!(%error, "it is not stored that runs were stopped");
+        }
+        ids
+    }
+
     /// Stops the runs of a conversation, or one of them; returns their ids.
-    pub fn abort(&self, session_key: &str, run_id: Option<&str>, why: StopCause) -> Vec<String> {
+    fn abort(&self, session_key: &str, run_id: Option<&str>, why: StopCause) -> Vec<String> {
         let key = key::canonical(&self.config(), session_key);
         self.runs
             .of_session(&key)
@@ -228,14 +275,19 @@ impl Agent {
         telling::tell_injected(&self.parts.bus, session_key, id, text);
     }
 
-    /// Takes up the runs that had not ended when the daemon last stopped.
-    /// Returns how many there are.
-    pub async fn resume(self: &Arc<Self>) -> Result<usize, StoreError> {
-        let before = now_ms() - KEPT_MS;
+    /// Gives the runs that had not ended when the daemon last stopped their
+    /// places again. Belongs before the first caller: one that repeats its key
+    /// finds its run under way, and nobody gets ahead of those that waited.
+    pub async fn recall(self: &Arc<Self>) -> Result<Recalled, StoreError> {
         let rows = self.parts.store.read(|db| db.open_runs()).await?;
-        let count = rows.len();
-        for row in rows {
-            self.resume_one(row).await?;
+        Ok(Recalled(rows.into_iter().map(|row| self.recall_one(row)).collect()))
+    }
+
+    /// Goes on with them.
+    pub async fn resume(self: &Arc<Self>, recalled: Recalled) {
+        let before = now_ms() - KEPT_MS;
+        for left in recalled.0 {
+            self.resume_one(left).await;
         }
         let store = self.parts.store.clone();
         self.parts.tracker.spawn(async move {
@@ -243,7 +295,6 @@ impl Agent {
                 tracing::warn!(%error, "old runs stay in the store");
             }
         });
-        Ok(count)
     }
 
     async fn start_in(
@@ -338,37 +389,51 @@ impl Agent {
             .await
     }
 
-    async fn resume_one(self: &Arc<Self>, row: RunRow) -> Result<(), StoreError> {
+    fn recall_one(&self, row: RunRow) -> Left {
         let request = row.request.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        let Some(request) = request else {
-            tracing::warn!(run = row.id, "run cannot be read; it is given up");
-            let end = ending::given_up(now_ms());
-            let give_up = move |db: &Db<'_>| {
-                db.end_run(&row.id, &end)?;
-                row.inbox_id.map_or(Ok(()), |inbox_id| db.finish_inbox(inbox_id))
-            };
-            return self.parts.store.write(give_up).await;
-        };
-        let request: RunRequest = request;
+        let Some(request): Option<RunRequest> = request else { return Left::Unreadable(row) };
         let run = self.run_of(&request, row.session_key.clone(), row.accepted_at_ms);
-        if self.runs.add(&run).is_err() {
-            return Ok(());
+        // Ids are unique in the store, and nobody was there before.
+        let _ = self.runs.add(&run);
+        let place = (!request.command).then(|| self.lanes.enter(&run.session_key));
+        if request.stopped {
+            run.stop(&self.parts.bus, StopCause::Word);
         }
         let interrupted = row.state == RunState::Running;
-        let begun = match row.session_id {
-            Some(session_id) if interrupted && !request.command => {
-                Some(self.take_up(&run, session_id).await?)
-            }
-            _ => None,
+        let transcript = row.session_id.filter(|_| interrupted && !request.command);
+        Left::Run(Box::new(LeftRun { run, request, place, interrupted, transcript }))
+    }
+
+    async fn resume_one(self: &Arc<Self>, left: Left) {
+        let LeftRun { run, request, place, interrupted, transcript } = match left {
+            Left::Run(left) => *left,
+            Left::Unreadable(row) => return self.give_up(row).await,
         };
-        let place = (!request.command).then(|| self.lanes.enter(&run.session_key));
+        let begun = match transcript {
+            None => None,
+            Some(session_id) => match self.take_up(&run, session_id).await {
+                Ok(begun) => Some(begun),
+                Err(error) => return self.lost(&run, &error),
+            },
+        };
         // Bounded by what the last process accepted.
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let slot = slot.expect("a new semaphore has its permit");
         let (_, gate) = oneshot::channel();
         let job = Job { run, request, place, begun, interrupted, gate, _slot: slot };
         self.parts.tracker.spawn(Arc::clone(self).drive(job));
-        Ok(())
+    }
+
+    async fn give_up(&self, row: RunRow) {
+        tracing::warn!(run = row.id, "run cannot be read; it is given up");
+        let end = ending::given_up(now_ms());
+        let write = move |db: &Db<'_>| {
+            db.end_run(&row.id, &end)?;
+            row.inbox_id.map_or(Ok(()), |inbox_id| db.finish_inbox(inbox_id))
+        };
+        if let Err(error) = self.parts.store.write(write).await {
+            tracing::error!(%error, "the run stays open");
+        }
     }
 
     /// Reports the tools that were at work when the daemon stopped, and
@@ -387,8 +452,9 @@ impl Agent {
                     db.append_message(&session_id, &message)?;
                     db.end_tool_call(&run_id, &call_id, text)?;
                 }
+                let said = said_before(&db.messages_of_run(&session_id, &run_id)?);
                 let entry = db.session(&key)?.unwrap_or_default();
-                Ok(Begun { session_id, entry })
+                Ok(Begun { session_id, entry, said })
             })
             .await
     }
@@ -498,6 +564,12 @@ impl Agent {
     fn config(&self) -> Arc<Config> {
         self.parts.config.get()
     }
+}
+
+/// Returns what the assistant said before it called tools.
+fn said_before(messages: &[Value]) -> Vec<String> {
+    let assistant = messages.iter().filter(|message| message::role(message) == "assistant");
+    assistant.map(message::text).filter(|text| !text.trim().is_empty()).collect()
 }
 
 /// Ends a run in the eyes of those who wait when its task panics.

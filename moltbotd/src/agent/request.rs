@@ -40,6 +40,8 @@ pub struct RunRequest {
     pub renew: bool,
     /// Whether the message is a command, answered without a model.
     pub command: bool,
+    /// Whether it was stopped, and the daemon ended before the run did.
+    pub stopped: bool,
     /// Name to be given to the conversation.
     pub label: Option<String>,
     /// The conversation that asks.

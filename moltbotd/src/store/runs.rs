@@ -166,6 +166,16 @@ impl Db<'_> {
         Ok(())
     }
 
+    /// Notes that runs were stopped whose end is not stored yet: in what was
+    /// asked, since that is what takes them up again.
+    pub fn stop_runs(&self, ids: &[String]) -> rusqlite::Result<()> {
+        let mut update = self.0.prepare_cached(
+            "UPDATE run SET request = json_set(request, '$.stopped', json('true'))
+             WHERE id = ?1 AND state IN ('queued', 'running')",
+        )?;
+        ids.iter().try_for_each(|id| update.execute([id]).map(drop))
+    }
+
     /// Forgets the runs that ended before a time.
     pub fn forget_runs(&self, before_ms: i64) -> rusqlite::Result<()> {
         self.0.prepare_cached("DELETE FROM run WHERE ended_at_ms < ?1")?.execute([before_ms])?;

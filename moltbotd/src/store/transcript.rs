@@ -78,6 +78,17 @@ impl Db<'_> {
         Ok(messages)
     }
 
+    /// Returns what a run has added to a conversation, oldest first.
+    pub fn messages_of_run(&self, session_id: &str, run_id: &str) -> rusqlite::Result<Vec<Value>> {
+        self.0
+            .prepare_cached(
+                "SELECT seq, id, run_id, at_ms, message FROM transcript
+                 WHERE session_id = ?1 AND run_id = ?2 ORDER BY seq",
+            )?
+            .query_map([session_id, run_id], |row| message_row(row).map(|row| row.message))?
+            .collect()
+    }
+
     /// Returns the ids of all messages of a conversation, oldest first.
     pub fn message_ids(&self, session_id: &str) -> rusqlite::Result<Vec<String>> {
         self.0

@@ -196,7 +196,7 @@ async fn a_message_taken_up_after_a_crash_is_answered_once() {
     world.settled().await;
 
     let world = World::at(folder, Script::of([]), Arc::default());
-    world.agent.resume().await.unwrap();
+    world.resume().await;
     world.handled(&inbound).await;
     assert_eq!(world.queued().await, [reply(inbound.inbox_id, "ok")]);
     assert_eq!(world.script.prompts().len(), 1);

@@ -264,6 +264,14 @@ impl World {
         }
     }
 
+    /// Takes up what an earlier world left; returns how many runs there are.
+    async fn resume(&self) -> usize {
+        let recalled = self.agent.recall().await.unwrap();
+        let count = recalled.count();
+        self.agent.resume(recalled).await;
+        count
+    }
+
     async fn answered(&self, id: &str, text: &str) {
         let accepted = self.send(id, text).await;
         let run = Arc::clone(&accepted.run);

@@ -21,7 +21,7 @@ async fn a_run_that_was_under_way_is_answered_after_a_restart() {
 
     let script = Script::of([vec![Step::Say("Whole")], vec![Step::Say("That")]]);
     let world = World::at(folder, script, Arc::default());
-    assert_eq!(world.agent.resume().await.unwrap(), 2);
+    assert_eq!(world.resume().await, 2);
     world.settled().await;
     assert_eq!(
         world.transcript("agent:main:main").await,
@@ -44,7 +44,7 @@ async fn a_tool_that_was_at_work_is_reported_and_not_called_again() {
 
     let script = Script::of([vec![Step::Say("I see")]]);
     let world = World::at(folder, script, Arc::clone(&counter));
-    world.agent.resume().await.unwrap();
+    world.resume().await;
     world.settled().await;
     assert_eq!(counter.calls.load(Ordering::SeqCst), 1);
     let turns = world.script.prompts().pop().unwrap().turns;
@@ -58,6 +58,64 @@ async fn a_tool_that_was_at_work_is_reported_and_not_called_again() {
     assert_eq!(answers.len(), 2, "{turns:#?}");
     assert!(answers.iter().any(|text| text.contains("outcome is unknown")));
     assert!(answers.iter().any(|text| text.contains("before this call was made")));
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_tool_was_called_belongs_to_the_answer() {
+    let counter = Arc::new(Counter { hold: Some(Arc::default()), ..Counter::default() });
+    let script = Script::of([vec![Step::Say("Let me see."), Step::Call("count", json!({}))]]);
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let world = World::at(folder, script, Arc::clone(&counter));
+    drop(world.send("k1", "hi").await);
+    while counter.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let folder = crash(world).await;
+
+    let script = Script::of([vec![Step::Say("It is two.")]]);
+    let world = World::at(folder, script, counter);
+    world.resume().await;
+    world.settled().await;
+    let result = world.run("k1").await.unwrap().result.unwrap();
+    assert!(result.contains("Let me see.") && result.contains("It is two."), "{result}");
+}
+
+#[tokio::test]
+async fn a_run_that_was_stopped_stays_stopped() {
+    let mut world = World::new(Script::of([vec![Step::Say("Half"), Step::Hang]]));
+    drop(world.send("k1", "hi").await);
+    world.told_until("chat k1#2 delta Half").await;
+    // What the store holds when the daemon dies between the stop and the end.
+    world.store.write(|db| db.stop_runs(&["k1".to_owned()])).await.unwrap();
+    let folder = crash(world).await;
+
+    let mut world = World::at(folder, Script::of([]), Arc::default());
+    world.resume().await;
+    world.told_until("agent k1#1 lifecycle end").await;
+    world.settled().await;
+    assert!(world.script.prompts().is_empty());
+    assert_eq!(world.run("k1").await.unwrap().state, RunState::Aborted);
+}
+
+#[tokio::test]
+async fn nobody_gets_ahead_of_a_run_that_is_taken_up() {
+    let mut world = World::new(Script::of([vec![Step::Say("Half"), Step::Hang]]));
+    drop(world.send("k1", "hi").await);
+    world.told_until("chat k1#2 delta Half").await;
+    let folder = crash(world).await;
+
+    let script = Script::of([vec![Step::Say("Whole")], vec![Step::Say("That")]]);
+    let world = World::at(folder, script, Arc::default());
+    let recalled = world.agent.recall().await.unwrap();
+    let again = world.agent.start(chat("k1", "hi")).await.unwrap();
+    assert!(matches!(again, Started::InFlight { .. }), "{again:?}");
+    drop(world.send("k2", "and this").await);
+    world.agent.resume(recalled).await;
+    world.settled().await;
+    assert_eq!(
+        world.transcript("agent:main:main").await,
+        ["user: hi", "assistant: Whole", "user: and this", "assistant: That"]
+    );
 }
 
 #[tokio::test]
