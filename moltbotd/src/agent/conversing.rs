@@ -17,7 +17,7 @@ use super::{
     prompt,
     request::RunRequest,
     runs::Run,
-    telling::ToolResult,
+    telling::{self, ToolResult},
 };
 use crate::{
     channels::Progress,
@@ -273,7 +273,10 @@ impl Conversation<'_> {
         }
         spoken.text.push_str(text);
         self.run.tell_text(&self.agent.parts.bus, text);
-        if let Some(progress) = &mut self.progress {
+        // A word that means silence is not shown while it is written either.
+        if let Some(progress) = &mut self.progress
+            && !telling::may_be_silence(&spoken.text)
+        {
             let mut so_far = self.earlier.clone();
             so_far.push(spoken.text.clone());
             progress.update(&so_far.join("\n\n"));

@@ -125,7 +125,7 @@ impl Run {
             return;
         };
         let data = json!({"text": text, "delta": delta});
-        let is_silence = NO_REPLY.starts_with(text);
+        let is_silence = may_be_silence(text);
         told.told_bytes = text.len();
         self.step(&mut told, bus, Stream::Assistant, data);
         if told.stopped.is_some() || is_silence {
@@ -286,6 +286,11 @@ pub(super) fn tell_injected(bus: &Bus, session_key: &str, id: &str, text: &str) 
 pub(super) fn is_silent(text: &str) -> bool {
     let text = text.trim();
     text.starts_with(NO_REPLY) || text.ends_with(NO_REPLY)
+}
+
+/// Returns whether a text may become the word for silence, or is it.
+pub(super) fn may_be_silence(text: &str) -> bool {
+    NO_REPLY.starts_with(text.trim())
 }
 
 fn spoken(text: &str) -> ChatMessage {

@@ -111,6 +111,15 @@ async fn a_word_that_stops_does_not_wait_for_the_lane() {
 }
 
 #[tokio::test]
+async fn silence_is_not_shown_while_it_is_written() {
+    let world = World::new(Script::of([vec![Step::Say("NO_"), Step::Say("REPLY")]]));
+    let inbound = world.receive(1, message("hi")).await;
+    world.handled(&inbound).await;
+    assert!(world.queued().await.is_empty());
+    assert!(world.channel.shown.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn strangers_give_no_commands() {
     let world = World::new(Script::of([]));
     let stranger = InboundMessage { authorized: false, ..message("/nodes") };
