@@ -2,8 +2,9 @@
 //!
 //! It says what the one behind the recorded transcripts said: `TOOL:<name>
 //! <json>` asks for a tool call and then talks about its result, `SLOW` answers
-//! in 40 pieces 50 ms apart, `LONG` in 200, `FAIL` is an HTTP 500, anything
-//! else gets a short greeting.
+//! in 40 pieces 50 ms apart, `LONG` in 200, `FAIL` is an HTTP 500, `DRIP`
+//! repeats the message and goes on until [`LAST_DROP`], anything else gets a
+//! short greeting.
 
 use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
 
@@ -13,6 +14,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+
+/// The last word of an answer to `DRIP`.
+pub const LAST_DROP: &str = "dry.";
 
 /// A running model server; stops when dropped.
 #[derive(Debug)]
@@ -159,6 +163,12 @@ fn script(steer: &str, result: Option<&str>) -> (Vec<Value>, Duration, &'static 
         (None, None) if steer.contains("LONG") => {
             let parts = (0..200).map(|word| content(format!("word{word} ")));
             (parts.collect(), Duration::from_millis(5), "stop")
+        }
+        (None, None) if steer.contains("DRIP") => {
+            let drops = (0..32).map(|drop| format!("drop{drop} "));
+            let pieces = std::iter::once(format!("{steer} ")).chain(drops);
+            let pieces = pieces.chain([LAST_DROP.to_owned()]).map(content);
+            (pieces.collect(), Duration::from_millis(50), "stop")
         }
         (None, None) => {
             let text = "Hello from the mock model.";
