@@ -321,6 +321,29 @@ async fn a_node_from_elsewhere_runs_a_shell_only_when_that_was_approved() {
 }
 
 #[tokio::test]
+async fn cve_2026_53816_a_node_that_may_run_no_programs_tells_of_none() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let (mut node, _) = approved_from_afar(&daemon, &device, Value::Null).await;
+    let told = |run: &str| {
+        let payload = json!({ "sessionKey": "main", "runId": run, "exitCode": 0, "output": "hi" });
+        json!({ "event": "exec.finished", "payloadJSON": payload.to_string() })
+    };
+    let allow = |allow: &[&str]| json!({ "deviceId": device.id(), "allow": allow.iter().collect::<Vec<_>>() });
+    for (run, granted) in [("before", &[][..]), ("granted", &["system.run"]), ("after", &[])] {
+        operator.call("device.pair.allow", allow(granted)).await.unwrap();
+        node.call("node.event", told(run)).await.unwrap();
+        let question = json!({ "sessionKey": "main", "message": run, "idempotencyKey": run });
+        operator.call("chat.send", question).await.unwrap();
+        let is_final = |chat: &Value| chat["state"] == "final" && chat["runId"] == run;
+        let chat = operator.event_where("chat", is_final).await;
+        let text = chat["payload"]["message"].to_string();
+        assert_eq!(text.contains("Exec finished"), !granted.is_empty(), "{run}: {text}");
+    }
+}
+
+#[tokio::test]
 async fn an_approval_names_what_it_grants() {
     let daemon = Daemon::start().await;
     let mut operator = daemon.operator().await;

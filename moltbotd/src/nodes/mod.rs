@@ -257,10 +257,21 @@ impl Nodes {
         result
     }
 
-    /// Asks the store each time, so that a grant counts at once, taken away too.
     async fn check_grant(&self, caller: &Caller, command: &str) -> Result<(), InvokeError> {
-        if !policy::needs_grant(command) {
+        if self.is_granted(caller, command).await? {
             return Ok(());
+        }
+        Err(InvokeError::NotGranted {
+            node_id: caller.node_id().to_owned(),
+            has_key: caller.device_id.is_some(),
+            command: command.to_owned(),
+        })
+    }
+
+    /// Asks the store each time, so that a grant counts at once, taken away too.
+    async fn is_granted(&self, caller: &Caller, command: &str) -> Result<bool, StoreError> {
+        if !policy::needs_grant(command) {
+            return Ok(true);
         }
         let allow = match caller.device_id.clone() {
             Some(id) => {
@@ -269,14 +280,7 @@ impl Nodes {
             }
             None => keyless(caller),
         };
-        if policy::is_granted(&allow, command) {
-            return Ok(());
-        }
-        Err(InvokeError::NotGranted {
-            node_id: caller.node_id().to_owned(),
-            has_key: caller.device_id.is_some(),
-            command: command.to_owned(),
-        })
+        Ok(policy::is_granted(&allow, command))
     }
 
     /// Takes a node's answer. One that nobody waits for is ignored.
@@ -300,12 +304,11 @@ impl Nodes {
         })
     }
 
-    /// Returns whether a connected node offers a command.
-    pub fn offers(&self, node_id: &str, command: &str) -> bool {
-        let registry = self.registry();
-        registry
-            .find(node_id)
-            .is_some_and(|node| node.commands.iter().any(|offered| offered == command))
+    /// Returns whether a connected node offers a command and was approved for it.
+    pub async fn may_run(&self, caller: &Caller, command: &str) -> Result<bool, StoreError> {
+        let offers = |node: &Connected| node.commands.iter().any(|offered| offered == command);
+        let offered = self.registry().find(caller.node_id()).is_some_and(offers);
+        Ok(offered && self.is_granted(caller, command).await?)
     }
 
     /// Returns the words that wake a listening device.

@@ -28,7 +28,7 @@ pub(super) async fn event(cx: Context, event: NodeEvent) -> Result<Done> {
         "chat.unsubscribe" => listen(&cx, &event, false),
         "voice.transcript" => hear(&cx, &event).await,
         "agent.request" => ask(&cx, &event).await,
-        "exec.started" | "exec.finished" | "exec.denied" => report(&cx, &event),
+        "exec.started" | "exec.finished" | "exec.denied" => report(&cx, &event).await,
         kind => tracing::debug!(kind, node = cx.caller.node_id(), "node event ignored"),
     }
     Ok(Done::OK)
@@ -138,12 +138,19 @@ struct Execution {
 }
 
 /// Keeps what happened to a program for the next turn of its session. A node
-/// that runs no programs has nothing to say about them.
-fn report(cx: &Context, event: &NodeEvent) {
+/// that may run no programs has nothing to say about them, whatever it offers.
+async fn report(cx: &Context, event: &NodeEvent) {
     let node_id = cx.caller.node_id();
     let Some(execution) = payload::<Execution>(event) else { return };
-    if !cx.gateway.nodes.offers(node_id, "system.run") {
-        return;
+    match cx.gateway.nodes.may_run(&cx.caller, "system.run").await {
+        Ok(true) => {}
+        Ok(false) => {
+            let kind = &event.event;
+            return tracing::debug!(%kind, node = node_id, "ignored: no approval for system.run");
+        }
+        Err(error) => {
+            return tracing::warn!(%error, node = node_id, "what a node ran is not noted");
+        }
     }
     let own = format!("node-{node_id}");
     let session_key = trimmed(execution.session_key.as_deref()).unwrap_or(&own);
