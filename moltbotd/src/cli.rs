@@ -5,7 +5,7 @@ use std::{path::PathBuf, str::FromStr};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    config::{Bind, Config, GivenToken, LogLevel, TailscaleMode},
+    config::{Bind, Config, GivenToken, LogLevel, Mode, TailscaleMode},
     environment::Environment,
     logging::LogFormat,
     paths::{self, Choice},
@@ -46,6 +46,9 @@ pub struct Cli {
     /// File that holds the shared token
     #[arg(long, value_name = "F")]
     pub token_file: Option<PathBuf>,
+    /// Start even where gateway.mode is "remote"
+    #[arg(long, global = true)]
+    pub allow_unconfigured: bool,
     /// How much is logged
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<LogLevel>,
@@ -95,6 +98,23 @@ impl Cli {
         settings.mode = self.tailscale.unwrap_or(settings.mode);
         settings.reset_on_exit |= self.tailscale_reset_on_exit;
         config
+    }
+
+    /// Returns why no gateway is to run with a configuration: this host is
+    /// another one's client.
+    #[must_use]
+    pub fn elsewhere(&self, config: &Config) -> Option<String> {
+        if self.allow_unconfigured || config.gateway.mode != Some(Mode::Remote) {
+            return None;
+        }
+        let remote = &config.gateway.remote;
+        let place = remote.ssh_target.as_ref().or(remote.url.as_ref());
+        let place = place.map_or_else(|| "on another host".into(), |place| format!("at {place}"));
+        Some(format!(
+            "gateway.mode is \"remote\": commands of this host go to the gateway {place}, and none \
+             runs here; to run one here: moltbotctl config set gateway.mode local, or \
+             --allow-unconfigured for once"
+        ))
     }
 
     /// Returns what was said about the shared token.
@@ -154,6 +174,21 @@ mod tests {
             let line = format!("moltbotd {wrong}");
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_host_that_is_another_gateways_client_runs_none_unless_told_to() {
+        let mut config = Config::default();
+        let start = |flags: &[&str], config: &Config| {
+            Cli::parse_from([&["moltbotd"], flags].concat()).elsewhere(config)
+        };
+        assert_eq!(start(&[], &config), None);
+        config.gateway.mode = Some(Mode::Local);
+        assert_eq!(start(&[], &config), None);
+        config.gateway.mode = Some(Mode::Remote);
+        config.gateway.remote.ssh_target = Some("me@far".into());
+        assert!(start(&[], &config).unwrap().contains("the gateway at me@far"));
+        assert_eq!(start(&["--allow-unconfigured"], &config), None);
     }
 
     #[test]

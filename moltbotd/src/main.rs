@@ -140,6 +140,9 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
     state::backup::finish_interrupted(&paths)?;
     let source = source(cli, &paths, &environment, inherited.is_exposed())?;
     let (loaded, trouble) = usable(&source, &paths)?;
+    if let Some(why) = cli.elsewhere(&loaded.config) {
+        return Err(Failure::Config(why));
+    }
     let port = cli.port(&environment, &loaded.config).map_err(Failure::Usage)?;
     let bind = cli.bind(&loaded.config);
 
@@ -189,6 +192,9 @@ fn source(
     let bind = if exposed { Some(Bind::Lan) } else { cli.bind };
     let (start_paths, flags) = (paths.clone(), cli.clone());
     let start = move |config: &Config| {
+        if let Some(why) = flags.elsewhere(config) {
+            return Some(why);
+        }
         let config = &flags.over(config.clone());
         let bind = bind.unwrap_or(config.gateway.bind);
         AuthSecrets::refusal(&given, bind, config, &config.variables, &start_paths)
