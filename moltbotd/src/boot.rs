@@ -26,6 +26,7 @@ use crate::{
     gateway::Gateway,
     health::{self, Health},
     inherited::Inherited,
+    listening::Listening,
     lock::{self, Guards, LockError},
     logging::Logs,
     methods,
@@ -309,6 +310,7 @@ fn build(
         database: start.paths.database(),
         archives: start.paths.state_dir.clone(),
     });
+    let listening = Arc::<Listening>::default();
     let calls = Arc::new(AgentCalls::new(Arc::clone(&nodes)));
     let agent = Agent::new(agent::Parts {
         config: Arc::clone(&start.config),
@@ -356,6 +358,7 @@ fn build(
             profile: start.paths.profile.clone(),
             logs: start.logs.clone(),
             channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
+            listening: Arc::clone(&listening),
             tls: tls.clone(),
             tailscale: Arc::clone(&tailscale),
             started,
@@ -363,6 +366,7 @@ fn build(
         paths: start.paths.clone(),
         logs: start.logs.clone(),
         config: Arc::clone(&start.config),
+        listening,
         tls,
         tailscale,
         store,

@@ -11,6 +11,7 @@ use crate::{
     channels::Channels,
     config,
     health::Health,
+    listening::Listening,
     logging::Logs,
     nodes::{Declared, Nodes},
     paths::Paths,
@@ -35,6 +36,8 @@ pub struct Gateway {
     pub config: Arc<config::Live>,
     /// The running logs.
     pub logs: Logs,
+    /// Where it listens.
+    pub listening: Arc<Listening>,
     /// The certificate, when the port speaks TLS.
     pub tls: Option<Arc<Tls>>,
     /// The tailnet.

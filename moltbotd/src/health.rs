@@ -24,6 +24,7 @@ use tokio::sync::Notify;
 use crate::{
     bus::{Bus, Versioned},
     clock, config,
+    listening::Listening,
     logging::Logs,
     store::{Overview, Store, StoreError},
     tailscale::Tailscale,
@@ -69,6 +70,8 @@ pub struct Parts {
     pub logs: Logs,
     /// The channels.
     pub channels: Arc<dyn ChannelHealth>,
+    /// Where the daemon listens.
+    pub listening: Arc<Listening>,
     /// The certificate, when the port speaks TLS.
     pub tls: Option<Arc<Tls>>,
     /// The tailnet.
@@ -204,7 +207,9 @@ impl Health {
         let tls = self.parts.tls.as_ref().and_then(|tls| tls.trouble());
         let tls = tls.map(|reason| format!("tls: {reason}"));
         let tailscale = self.parts.tailscale.trouble().map(|reason| format!("tailscale: {reason}"));
+        let bind = self.parts.listening.trouble().map(|reason| format!("bind: {reason}"));
         let found = disk.into_iter().chain(config).chain(log).chain(tls).chain(tailscale);
+        let found = found.chain(bind);
         let found: Vec<String> = found.collect();
         (!found.is_empty()).then_some(found)
     }
@@ -220,6 +225,7 @@ impl Health {
             events: stats.published,
             slow_consumers: stats.slow,
             resident_bytes: resident_bytes(),
+            listening: self.parts.listening.addresses(),
             tailscale: self.parts.tailscale.status(),
             tls: self.parts.tls.as_ref().map(|tls| TlsStatus {
                 sha256: tls.fingerprint(),

@@ -135,8 +135,17 @@ fn accepts(socket: &impl AsFd) -> io::Result<()> {
 /// Has the manager keep a copy of a listening socket for the next process.
 /// `place` tells it apart from others: an address or a name.
 pub fn keep(place: &str, socket: &impl AsFd) {
+    supervisor::keep_socket(&kept_name(place), socket);
+}
+
+/// Has the manager close what [`keep`] gave it.
+pub fn forget(place: &str) {
+    supervisor::forget_socket(&kept_name(place));
+}
+
+fn kept_name(place: &str) -> String {
     // A colon would end the name.
-    supervisor::keep_socket(&format!("{KEPT}{}", place.replace(':', ".")), socket);
+    format!("{KEPT}{}", place.replace(':', "."))
 }
 
 fn let_know(text: &str) {

@@ -18,7 +18,7 @@
 //! discovery · restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc
 //! bus · store · config · auth · tailscale
-//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · tls · metrics · watch
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · listening · tls · metrics · watch
 //! protocol (crate)
 //! ```
 
@@ -35,6 +35,7 @@ pub mod environment;
 pub mod gateway;
 pub mod health;
 pub mod inherited;
+pub mod listening;
 pub mod lock;
 pub mod logging;
 pub mod methods;

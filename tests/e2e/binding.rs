@@ -1,6 +1,8 @@
 //! Where the daemon listens, and what it wants before it lets others in.
 
-use moltbot_tests::{Client, Connect, Daemon, Device, Options, Version, daemon::TOKEN};
+use std::time::Duration;
+
+use moltbot_tests::{Client, Connect, Ctl, Daemon, Device, Options, Version, daemon::TOKEN};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -43,7 +45,15 @@ async fn loopback_stays_open_for_local_control_in_every_mode() {
 #[tokio::test]
 async fn a_missing_tailnet_is_waited_for_on_loopback_only() {
     let daemon = bound(json!({ "bind": "tailnet" })).await;
-    assert!(daemon.log().contains("no tailnet address yet"), "{}", daemon.log());
+    let status = daemon.operator().await.call("status", json!({})).await.unwrap();
+    let said = status["degraded"].to_string();
+    assert!(said.contains("no tailnet address now"), "{said}");
+    let listening: Vec<String> =
+        serde_json::from_value(status["gateway"]["listening"].clone()).unwrap();
+    let is_here =
+        |address: &String| address.starts_with("127.0.0.1:") || address.starts_with("[::1]:");
+    assert!(listening.iter().all(is_here), "{listening:?}");
+    assert!(daemon.log().contains("no tailnet address now"), "{}", daemon.log());
 }
 
 #[tokio::test]
@@ -57,6 +67,38 @@ async fn an_address_of_another_host_is_an_error_and_never_every_address() {
     let (code, said) = daemon.fail_to_start().await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("10.255.255.77") && said.contains("gateway.customBindHost"), "{said}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_another_gateways_client_runs_none_unless_told_to() {
+    let mut daemon = bound(json!({})).await;
+    let remote = json!({
+        "mode": "remote", "auth": { "token": TOKEN }, "remote": { "sshTarget": "me@far" },
+    });
+    // One that runs goes on, and says what the next start would do.
+    daemon.configure(json!({ "gateway": remote }));
+    let mut operator = daemon.operator().await;
+    let told = |status: &Value| status["degraded"].to_string().contains("gateway.mode is");
+    while !told(&operator.call("status", json!({})).await.unwrap()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    daemon.stop().await;
+    let (code, said) = daemon.fail_to_start().await;
+    assert_eq!(code, Some(78), "{said}");
+    assert!(said.contains("the gateway at me@far"), "{said}");
+    let way_out = ["config", "set", "gateway.mode", "local"];
+    assert!(said.contains(&format!("moltbotctl {}", way_out.join(" "))), "{said}");
+    Ctl::beside(&daemon).text(&way_out).await;
+    daemon.start_again().await;
+    daemon.stop().await;
+
+    let mut options = Options::with(json!({ "gateway": remote }));
+    options.arguments.push("--allow-unconfigured".into());
+    let daemon = Daemon::start_with(options).await;
+    assert_eq!(
+        daemon.operator().await.call("status", json!({})).await.unwrap()["degraded"],
+        Value::Null
+    );
 }
 
 #[tokio::test]

@@ -23,6 +23,8 @@ mod reference_gateway;
 mod ssh;
 #[cfg(target_os = "linux")]
 mod systemd;
+#[cfg(target_os = "linux")]
+mod tailnet;
 mod telegram;
 mod tunnel;
 mod whole_way;

@@ -12,8 +12,8 @@ use tokio::{net::TcpStream, process::Command};
 
 static HOSTS: AtomicU32 = AtomicU32::new(0);
 
-/// A host that reaches this one by a local address and by one of the internet;
-/// unplugged when dropped.
+/// A host that reaches this one by local addresses and by some of the internet,
+/// of either family; unplugged when dropped.
 #[derive(Debug)]
 pub struct FarHost {
     name: String,
@@ -29,14 +29,62 @@ impl FarHost {
         let (name, cable, plug) = (&host.name, format!("mb{number}a"), format!("mb{number}b"));
         ip(&["netns", "add", name]);
         ip(&["link", "add", &cable, "type", "veth", "peer", "name", &plug, "netns", name]);
-        for (device, end) in [(&cable, 1), (&plug, 2)] {
-            let inside: &[&str] = if end == 2 { &["-n", name] } else { &[] };
-            for address in [host.local(end), host.public(end)] {
-                ip(&[inside, &["addr", "add", &format!("{address}/30"), "dev", device]].concat());
+        for end in [1, 2] {
+            let v6 = [host.local_v6(end), host.public_v6(end)];
+            for address in [host.local(end), host.public(end)].into_iter().chain(v6) {
+                // Nobody else has them, so the system need not look for duplicates.
+                host.at(end, &["addr", "add", &network(address), "dev", "END", "nodad"]);
             }
-            ip(&[inside, &["link", "set", device, "up"]].concat());
+            host.at(end, &["link", "set", "END", "up"]);
         }
         host
+    }
+
+    /// Gives both hosts addresses of a tailnet. That of IPv6 is usable once the
+    /// system has looked for duplicates.
+    pub fn join_tailnet(&self) {
+        self.add_tailnet(&[]);
+    }
+
+    /// The same with addresses that are usable at once.
+    pub fn join_tailnet_at_once(&self) {
+        self.add_tailnet(&["nodad"]);
+    }
+
+    /// Takes this host's addresses of the tailnet away again.
+    pub fn leave_tailnet(&self) {
+        for address in self.tailnet(1) {
+            self.at(1, &["addr", "del", &network(address), "dev", "END"]);
+        }
+    }
+
+    fn add_tailnet(&self, flags: &[&str]) {
+        for end in [1, 2] {
+            for address in self.tailnet(end) {
+                let network = network(address);
+                let add = ["addr", "replace", &network, "dev", "END"];
+                self.at(end, &[&add[..], flags].concat());
+            }
+        }
+    }
+
+    /// Returns this host's addresses of a tailnet.
+    #[must_use]
+    pub fn own_tailnet(&self) -> [IpAddr; 2] {
+        self.tailnet(1)
+    }
+
+    /// Returns this host's IPv6 address of a local network.
+    #[must_use]
+    pub fn own_local_v6(&self) -> IpAddr {
+        self.local_v6(1)
+    }
+
+    /// Returns this host's IPv6 address of the internet: one set aside for
+    /// documentation.
+    #[must_use]
+    pub fn own_public_v6(&self) -> IpAddr {
+        self.public_v6(1)
     }
 
     /// Returns this host's address of a local network.
@@ -95,6 +143,34 @@ impl FarHost {
         IpAddr::from([10, 213, high, low + end])
     }
 
+    fn local_v6(&self, end: u8) -> IpAddr {
+        IpAddr::from([0xfd00, 0x213, 0, self.low(), 0, 0, 0, end.into()])
+    }
+
+    fn public_v6(&self, end: u8) -> IpAddr {
+        IpAddr::from([0x2001, 0xdb8, 0, self.low(), 0, 0, 0, end.into()])
+    }
+
+    fn tailnet(&self, end: u8) -> [IpAddr; 2] {
+        let [_, _, high, low] = (self.number * 4).to_be_bytes();
+        let v6 = [0xfd7a, 0x115c, 0xa1e0, self.low(), 0, 0, 0, end.into()];
+        [IpAddr::from([100, 100, high, low + end]), IpAddr::from(v6)]
+    }
+
+    fn low(&self) -> u16 {
+        u16::try_from(self.number).expect("there are few hosts")
+    }
+
+    /// Runs `ip` on this host (end 1) or on the other one, with the name of the
+    /// cable's end for `END`.
+    fn at(&self, end: u8, arguments: &[&str]) {
+        let (name, number) = (&self.name, self.number);
+        let device = format!("mb{number}{}", if end == 2 { 'b' } else { 'a' });
+        let inside: &[&str] = if end == 2 { &["-n", name] } else { &[] };
+        let named = arguments.iter().map(|word| if *word == "END" { &device } else { *word });
+        ip(&inside.iter().copied().chain(named).collect::<Vec<_>>());
+    }
+
     fn public(&self, end: u8) -> IpAddr {
         let [.., low] = (self.number % 64 * 4).to_be_bytes();
         IpAddr::from([203, 0, 113, low + end])
@@ -106,6 +182,11 @@ impl Drop for FarHost {
         // The cable goes with it.
         let _ = StdCommand::new("ip").args(["netns", "del", &self.name]).status();
     }
+}
+
+/// Returns an address with the bits of its network, as `ip` takes it.
+fn network(address: IpAddr) -> String {
+    format!("{address}/{}", if address.is_ipv6() { 64 } else { 30 })
 }
 
 fn ip(arguments: &[&str]) {

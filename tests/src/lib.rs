@@ -12,6 +12,8 @@ pub mod daemon;
 pub mod device;
 #[cfg(target_os = "linux")]
 pub mod far_host;
+#[cfg(target_os = "linux")]
+pub mod island;
 pub mod model_server;
 pub mod node_host;
 pub mod npm;
@@ -25,8 +27,6 @@ pub mod telegram_front;
 
 use std::time::Duration;
 
-#[cfg(target_os = "linux")]
-pub use self::far_host::FarHost;
 pub use self::{
     client::{Client, Connect, Refusal},
     ctl::Ctl,
@@ -38,6 +38,8 @@ pub use self::{
     tailnet::Tailnet,
     telegram::Telegram,
 };
+#[cfg(target_os = "linux")]
+pub use self::{far_host::FarHost, island::on_an_island};
 
 /// How long a test waits for something that must happen. Long on purpose: it
 /// bounds a hang on a busy machine, it measures nothing.

@@ -22,7 +22,7 @@ pub async fn run(cx: &Context, deep: bool, all: bool) -> anyhow::Result<()> {
     );
     let (status, presence) = (status?, presence?);
     let mut report = status.as_object().cloned().unwrap_or_default();
-    report.insert("gateway".into(), gateway(&connected, &presence));
+    report.insert("gateway".into(), gateway(&connected, &status, &presence));
     if deep {
         report.insert("tailscale".into(), tailnet::look(&status).await);
         report.insert("presence".into(), presence);
@@ -63,7 +63,7 @@ async fn optional(client: &Client, method: &str, params: Value) -> Value {
     }
 }
 
-fn gateway(connected: &Connected, presence: &Value) -> Value {
+fn gateway(connected: &Connected, status: &Value, presence: &Value) -> Value {
     let hello = connected.client.hello();
     let own = presence.as_array().into_iter().flatten().find(|entry| is_gateway(entry));
     let target = connected.candidate.target.as_ref();
@@ -75,8 +75,16 @@ fn gateway(connected: &Connected, presence: &Value) -> Value {
         "version": hello.pointer("/server/version"),
         "host": hello.pointer("/server/host"),
         "uptimeMs": hello.pointer("/snapshot/uptimeMs"),
+        "listening": status.pointer("/gateway/listening"),
         "self": own,
     })
+}
+
+/// Returns the addresses that a gateway says it listens on; not every one does.
+fn listens(report: &Value) -> String {
+    let all = report.pointer("/gateway/listening").and_then(Value::as_array);
+    let all: Vec<_> = all.into_iter().flatten().filter_map(Value::as_str).map(clean).collect();
+    if all.is_empty() { "-".into() } else { all.join(", ") }
 }
 
 /// Returns whether a presence entry is the gateway's own.
@@ -116,6 +124,7 @@ fn show(out: Output, report: &Value) {
             ),
         ),
         ("State", health::verdict(out, report)),
+        ("Listens", listens(report)),
         ("Model", cell(sessions, "/defaults/model")),
         ("Sessions", format!("{}{latest}", cell(sessions, "/count"))),
         ("Heartbeat", cell(report, "/heartbeat/agents/0/every")),

@@ -30,8 +30,8 @@ pub(super) struct Addresses {
     pub(super) needed: Vec<IpAddr>,
     /// Left out where the host has no IPv6; clients fall back.
     pub(super) welcome: Vec<IpAddr>,
-    /// Whether this host has no tailnet address yet, but is to have one.
-    pub(super) awaits_tailnet: bool,
+    /// This host's tailnet addresses so far, where the tailnet is listened on.
+    pub(super) tailnet: Option<Vec<IpAddr>>,
 }
 
 impl Addresses {
@@ -40,12 +40,15 @@ impl Addresses {
         let found = |needed: &[IpAddr], welcome: &[IpAddr]| Self {
             needed: needed.into(),
             welcome: welcome.into(),
-            awaits_tailnet: false,
+            tailnet: None,
         };
         Ok(match gateway.bind {
             Bind::Loopback | Bind::Auto => found(&[LOOPBACK], &[LOOPBACK_V6]),
             Bind::Lan => found(&[EVERY], &[EVERY_V6]),
-            Bind::Tailnet => Self::tailnet(&tailnet(&interfaces())),
+            Bind::Tailnet => {
+                let tailnet = Some(tailnet(&interfaces()));
+                Self { tailnet, ..found(&[LOOPBACK], &[LOOPBACK_V6]) }
+            }
             Bind::Custom => match custom_host(gateway)? {
                 // People who write it mean both families.
                 EVERY_V6 => found(&[EVERY, EVERY_V6], &[]),
@@ -59,16 +62,7 @@ impl Addresses {
 
     /// Keeps loopback open beside the addresses of a `.socket` unit.
     pub(super) fn beside_a_socket_unit() -> Self {
-        Self { needed: Vec::new(), welcome: vec![LOOPBACK, LOOPBACK_V6], awaits_tailnet: false }
-    }
-
-    fn tailnet(own: &[IpAddr]) -> Self {
-        let first = own.first().copied();
-        Self {
-            needed: [LOOPBACK].into_iter().chain(first).collect(),
-            welcome: [LOOPBACK_V6].into_iter().chain(own.iter().skip(1).copied()).collect(),
-            awaits_tailnet: first.is_none(),
-        }
+        Self { needed: Vec::new(), welcome: vec![LOOPBACK, LOOPBACK_V6], tailnet: None }
     }
 }
 
@@ -165,14 +159,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_loopback_is_open_where_the_tailnet_address_is_missing() {
-        let own = ips(&["192.0.2.7", "100.128.0.1", "fd7a:115c:a1e1::1"]);
-        let without = Addresses::tailnet(&tailnet(&own));
-        assert_eq!((without.needed, without.awaits_tailnet), (ips(&["127.0.0.1"]), true));
+    fn the_tailnets_addresses_are_the_first_of_each_family() {
+        assert!(tailnet(&ips(&["192.0.2.7", "100.128.0.1", "fd7a:115c:a1e1::1"])).is_empty());
         let own = ips(&["fd7a:115c:a1e0::1", "192.0.2.7", "100.64.3.4", "100.127.255.255"]);
-        let with = Addresses::tailnet(&tailnet(&own));
-        assert_eq!(with.needed, ips(&["127.0.0.1", "100.64.3.4"]));
-        assert_eq!(with.welcome, ips(&["::1", "fd7a:115c:a1e0::1"]));
-        assert!(!with.awaits_tailnet);
+        assert_eq!(tailnet(&own), ips(&["100.64.3.4", "fd7a:115c:a1e0::1"]));
     }
 }

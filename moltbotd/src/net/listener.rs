@@ -14,28 +14,28 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Shared,
     addresses::{self, Addresses, interfaces},
     greeting, holder, http,
     ingress::Listener,
+    tailnet::Tailnet,
 };
 use crate::{
     config,
     inherited::{self, Inherited},
 };
 
-/// How often to look whether the tailnet has given this host an address.
-const TAILNET_INTERVAL: Duration = Duration::from_secs(10);
-
 /// The sockets the daemon listens on.
 #[derive(Debug)]
 pub struct Listeners {
     /// The first one decides the port.
     pub tcp: Vec<TcpListener>,
-    /// Whether a tailnet address is to be listened on once there is one.
-    pub awaits_tailnet: bool,
+    /// Those of the tailnet's addresses that this host has by now; `None` where
+    /// the tailnet is not listened on.
+    pub tailnet: Option<Vec<TcpListener>>,
     /// The control socket.
     pub control: UnixListener,
     /// The port that was bound.
@@ -136,9 +136,31 @@ pub async fn bind(
             Err(error) => tracing::debug!(%error, "one address less"),
         }
     }
+    let tailnet = match addresses.tailnet {
+        Some(found) => Some(bind_tailnet(&found, port, &mut inherited)?),
+        None => None,
+    };
     let control = bind_control(control, &mut inherited)?;
     inherited.close_rest();
-    Ok(Listeners { tcp, awaits_tailnet: addresses.awaits_tailnet, control, port })
+    Ok(Listeners { tcp, tailnet, control, port })
+}
+
+/// An address that cannot be bound yet is tried again; one that another program
+/// has is not.
+fn bind_tailnet(
+    found: &[IpAddr],
+    port: u16,
+    inherited: &mut Inherited,
+) -> Result<Vec<TcpListener>, BindError> {
+    let mut bound = Vec::new();
+    for ip in found {
+        match own(SocketAddr::new(*ip, port), inherited) {
+            Ok(listener) => bound.push(listener),
+            Err(error @ BindError::InUse { .. }) => return Err(error),
+            Err(error) => tracing::debug!(%error, "tried again later"),
+        }
+    }
+    Ok(bound)
 }
 
 /// Returns whether who connects to `host` reaches a socket bound to `bound`.
@@ -182,51 +204,28 @@ pub(crate) fn serve(
     shared: &Shared,
 ) -> Vec<mpsc::Sender<oneshot::Sender<()>>> {
     let mut probes = Vec::new();
-    if listeners.awaits_tailnet {
-        shared.tasks.spawn(await_tailnet(listeners.port, shared.clone()));
-    }
-    for listener in listeners.tcp {
-        // One probe is under way at a time; a full queue means a stuck loop.
+    // One probe is under way at a time; a full queue means a stuck loop.
+    let mut probed = || {
         let (probe, probed) = mpsc::channel(1);
         probes.push(probe);
-        shared.tasks.spawn(accept_tcp(listener, shared.clone(), probed));
+        probed
+    };
+    for listener in listeners.tcp {
+        if let Ok(address) = listener.local_addr() {
+            shared.gateway.listening.opened(address);
+        }
+        let stop = shared.closing.clone();
+        shared.tasks.spawn(accept_tcp(listener, shared.clone(), stop, probed()));
     }
-    let (probe, probed) = mpsc::channel(1);
-    probes.push(probe);
-    shared.tasks.spawn(accept_control(listeners.control, shared.clone(), probed));
+    if let Some(bound) = listeners.tailnet {
+        let tailnet = Tailnet::of(bound, listeners.port, shared.clone());
+        shared.tasks.spawn(tailnet.run(probed()));
+    }
+    shared.tasks.spawn(accept_control(listeners.control, shared.clone(), probed()));
     probes
 }
 
-/// Waits for the tailnet, which often comes up after the daemon, and then
-/// listens there too.
-async fn await_tailnet(port: u16, shared: Shared) {
-    tracing::warn!(
-        "gateway.bind is \"tailnet\", but this host has no tailnet address yet: listening on \
-         loopback only until `tailscale up` has given it one"
-    );
-    let found = loop {
-        let found = addresses::tailnet(&interfaces());
-        if !found.is_empty() {
-            break found;
-        }
-        tokio::select! {
-            () = shared.closing.cancelled() => return,
-            () = tokio::time::sleep(TAILNET_INTERVAL) => {}
-        }
-    };
-    for ip in found {
-        match bind_tcp(SocketAddr::new(ip, port)) {
-            Ok(listener) => {
-                tracing::info!(address = %SocketAddr::new(ip, port), "listening on the tailnet");
-                let (_, never) = mpsc::channel(1);
-                shared.tasks.spawn(accept_tcp(listener, shared.clone(), never));
-            }
-            Err(error) => tracing::error!(%error, "not listening on the tailnet"),
-        }
-    }
-}
-
-fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
+pub(super) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
     let bound = (|| {
         let socket = match address {
             SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4()?,
@@ -272,9 +271,11 @@ fn bind_control(path: &Path, inherited: &mut Inherited) -> Result<UnixListener, 
     bound.map_err(|source| BindError::Failed { address: path.display().to_string(), source })
 }
 
-async fn accept_tcp(
+/// Accepts peers until `stop`.
+pub(super) async fn accept_tcp(
     listener: TcpListener,
     shared: Shared,
+    stop: CancellationToken,
     mut probes: mpsc::Receiver<oneshot::Sender<()>>,
 ) {
     let mut back_off = BackOff::default();
@@ -282,7 +283,7 @@ async fn accept_tcp(
         tokio::select! {
             // First: whoever still waits in the queue is the next process's.
             biased;
-            () = shared.closing.cancelled() => return,
+            () = stop.cancelled() => return,
             Some(answer) = probes.recv() => drop(answer.send(())),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {

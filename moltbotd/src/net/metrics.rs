@@ -117,6 +117,7 @@ impl Figures {
         let help = "Configurations put in force since the start.";
         out.gauge("moltbot_config_generation", help, [([], generation)])?;
         let parts = [
+            ([("part", "bind")], u64::from(gateway.listening.trouble().is_some())),
             ([("part", "configuration")], u64::from(gateway.config.degraded().is_some())),
             ([("part", "disk")], u64::from(gateway.store.trouble().is_some())),
             ([("part", "log")], u64::from(gateway.logs.trouble().is_some())),

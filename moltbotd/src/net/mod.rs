@@ -13,6 +13,7 @@ mod ingress;
 mod listener;
 mod metrics;
 mod page;
+mod tailnet;
 mod wire;
 
 use std::{

@@ -159,6 +159,9 @@ pub struct GatewayStatus {
     /// Its resident memory, where the system tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
+    /// The TCP addresses it listens on, each with its port.
+    #[serde(default)]
+    pub listening: Vec<String>,
     /// Its certificate; absent when its port speaks no TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsStatus>,
