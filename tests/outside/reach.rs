@@ -1,71 +1,164 @@
 //! Who is let in: every listener, with every credential, header, origin and
-//! state of the device. The answers are the table in `ACCESS.md`; with
+//! state of the device. The answers are the tables in `ACCESS.md`; with
 //! `INSTA_UPDATE=always` it is written anew.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use moltbot_tests::{
     Client, Connect, Daemon, Device, FarHost, Options, Version, client::Refusal, daemon::TOKEN,
-    programs::source_root,
+    on_an_island, programs::source_root,
 };
 use serde_json::{Value, json};
 
 const PASSWORD: &str = "a password that nobody guesses 7391";
 
-/// Where a client comes in.
+/// What the daemon is told.
 #[derive(Clone, Copy, PartialEq)]
-enum Way {
-    Control,
-    Loopback,
-    LoopbackPassword,
-    LoopbackTls,
-    Lan,
-    LanTls,
-    Public,
-    PublicTls,
+struct Setup {
+    bind: &'static str,
+    password: bool,
+    tls: bool,
 }
 
-impl Way {
-    const ALL: [(Self, &str); 8] = [
-        (Self::Control, "control socket"),
-        (Self::Loopback, "`loopback`"),
-        (Self::LoopbackPassword, "`loopback`, mode `password`"),
-        (Self::LoopbackTls, "`loopback`, TLS"),
-        (Self::Lan, "`lan`, from a local network"),
-        (Self::LanTls, "`lan`, TLS, from a local network"),
-        (Self::Public, "`lan`, at a public address"),
-        (Self::PublicTls, "`lan`, TLS, at a public address"),
-    ];
+/// Where a client comes in.
+#[derive(Clone, Copy, PartialEq)]
+enum Door {
+    Control,
+    Here,
+    HereV6,
+    Local,
+    LocalV6,
+    Public,
+    PublicV6,
+    Tailnet,
+    TailnetV6,
+}
 
-    fn tls(self) -> bool {
-        matches!(self, Self::LoopbackTls | Self::LanTls | Self::PublicTls)
-    }
+use Door::{Control, Here, HereV6, Local, LocalV6, Public, PublicV6, Tailnet, TailnetV6};
 
-    fn address(self, far: &FarHost) -> Option<IpAddr> {
-        match self {
-            Self::Lan | Self::LanTls => Some(far.own_local()),
-            Self::Public | Self::PublicTls => Some(far.own_public()),
-            _ => None,
-        }
-    }
+const PLAIN: Setup = Setup { bind: "loopback", password: false, tls: false };
 
+/// Every daemon, with the doors that are tried and what the table calls them.
+fn setups() -> Vec<(Setup, Vec<(Door, &'static str)>)> {
+    let bind = |bind| Setup { bind, ..PLAIN };
+    let tls = |setup| Setup { tls: true, ..setup };
+    vec![
+        (
+            PLAIN,
+            vec![
+                (Control, "the control socket"),
+                (Here, "`loopback` at 127.0.0.1"),
+                (HereV6, "`loopback` at ::1"),
+                (Local, "`loopback`, from a local network"),
+            ],
+        ),
+        (Setup { password: true, ..PLAIN }, vec![(Here, "`loopback`, mode `password`")]),
+        (tls(PLAIN), vec![(Here, "`loopback` with TLS"), (HereV6, "`loopback` with TLS, at ::1")]),
+        (bind("auto"), vec![(Here, "`auto`"), (Local, "`auto`, from a local network")]),
+        (
+            bind("lan"),
+            vec![
+                (Here, "`lan`, from this host"),
+                (Local, "`lan`, from a local network"),
+                (LocalV6, "`lan`, from a local network of IPv6"),
+                (Tailnet, "`lan`, from the tailnet"),
+                (Public, "`lan`, at a public address"),
+                (PublicV6, "`lan`, at a public IPv6 address"),
+            ],
+        ),
+        (
+            tls(bind("lan")),
+            vec![
+                (Here, "`lan` with TLS, from this host"),
+                (Local, "`lan` with TLS, from a local network"),
+                (LocalV6, "`lan` with TLS, from a local network of IPv6"),
+                (Public, "`lan` with TLS, at a public address"),
+                (PublicV6, "`lan` with TLS, at a public IPv6 address"),
+            ],
+        ),
+        (
+            bind("tailnet"),
+            vec![
+                (Here, "`tailnet`, from this host"),
+                (Tailnet, "`tailnet`, from the tailnet"),
+                (TailnetV6, "`tailnet`, from the tailnet by IPv6"),
+                (Local, "`tailnet`, from a local network"),
+            ],
+        ),
+        (
+            bind("custom"),
+            vec![
+                (Here, "`custom` with a local address, from this host"),
+                (Local, "`custom` with a local address, from there"),
+                (Tailnet, "`custom` with a local address, from elsewhere"),
+            ],
+        ),
+        (
+            bind("custom6"),
+            vec![
+                (HereV6, "`custom` with a local IPv6 address, from this host by ::1"),
+                (LocalV6, "`custom` with a local IPv6 address, from there"),
+                (PublicV6, "`custom` with a local IPv6 address, from elsewhere"),
+            ],
+        ),
+    ]
+}
+
+impl Setup {
     fn gateway(self, trusted: bool, far: &FarHost) -> Value {
-        let auth = match self {
-            Self::LoopbackPassword => json!({ "mode": "password", "password": PASSWORD }),
-            _ => json!({ "token": TOKEN }),
+        let auth = match self.password {
+            true => json!({ "mode": "password", "password": PASSWORD }),
+            false => json!({ "token": TOKEN }),
         };
         let proxies = match trusted {
-            true if self.address(far).is_some() => json!(["10.213.0.0/16", "203.0.113.0/24"]),
-            true => json!(["127.0.0.1"]),
+            true => json!([
+                "127.0.0.1",
+                "::1",
+                "10.213.0.0/16",
+                "203.0.113.0/24",
+                "100.64.0.0/10",
+                "fd00:213::/32",
+                "2001:db8::/32",
+                "fd7a:115c:a1e0::/48",
+            ]),
             false => json!([]),
         };
-        let bind = if self.address(far).is_some() { "lan" } else { "loopback" };
-        json!({
-            "bind": bind, "auth": auth, "tls": { "enabled": self.tls() },
+        let mut gateway = json!({
+            "bind": self.bind.trim_end_matches('6'), "auth": auth, "tls": { "enabled": self.tls },
             "trustedProxies": proxies,
             // Many strangers come at once from one address here.
             "limits": { "unauthenticatedPerAddress": 200 },
-        })
+        });
+        match self.bind {
+            "custom" => gateway["customBindHost"] = json!(far.own_local()),
+            "custom6" => gateway["customBindHost"] = json!(far.own_local_v6()),
+            _ => {}
+        }
+        gateway
+    }
+}
+
+impl Door {
+    fn address(self, far: &FarHost) -> IpAddr {
+        match self {
+            Control | Here => Ipv4Addr::LOCALHOST.into(),
+            HereV6 => Ipv6Addr::LOCALHOST.into(),
+            Local => far.own_local(),
+            LocalV6 => far.own_local_v6(),
+            Public => far.own_public(),
+            PublicV6 => far.own_public_v6(),
+            Tailnet => far.own_tailnet()[0],
+            TailnetV6 => far.own_tailnet()[1],
+        }
+    }
+
+    fn is_here(self) -> bool {
+        matches!(self, Control | Here | HereV6)
     }
 }
 
@@ -74,91 +167,171 @@ const ORIGINS: [&str; 3] = ["none", "own", "another"];
 const SECRETS: [&str; 3] = ["right", "wrong", "none"];
 const DEVICES: [&str; 4] = ["none", "new", "paired", "revoked"];
 
+/// The device tokens that a client shows instead of the shared secret.
+#[derive(Clone, Copy)]
+enum Shown {
+    Own,
+    Rotated,
+    Revoked,
+    OfAnother,
+    OfAnotherRole,
+    WithoutKey,
+}
+
+const TOKENS: [(Shown, &str); 6] = [
+    (Shown::Own, "its own"),
+    (Shown::Rotated, "its own before a rotation"),
+    (Shown::Revoked, "its own, revoked"),
+    (Shown::OfAnother, "of another device"),
+    (Shown::OfAnotherRole, "its own as a node"),
+    (Shown::WithoutKey, "without the device's key"),
+];
+
 struct Place<'a> {
-    way: Way,
+    setup: Setup,
     daemon: Daemon,
     far: &'a FarHost,
-    paired: Device,
-    revoked: Device,
+    paired: (Device, String),
+    rotated: (Device, String),
+    revoked: (Device, String),
+    node: (Device, String),
 }
 
 impl<'a> Place<'a> {
-    async fn prepare(way: Way, trusted: bool, far: &'a FarHost) -> Self {
-        let config = json!({ "gateway": way.gateway(trusted, far) });
+    async fn prepare(setup: Setup, trusted: bool, far: &'a FarHost) -> Self {
+        let config = json!({ "gateway": setup.gateway(trusted, far) });
         let daemon = Daemon::start_with(Options::with(config)).await;
-        let place = Self { way, daemon, far, paired: Device::new(), revoked: Device::new() };
-        let mut operator = place.control(Connect::operator()).await.unwrap();
-        for device in [&place.paired, &place.revoked] {
-            place.control(Connect::operator().device(device, Version::V2)).await.unwrap();
+        let paired = pair(&daemon, |device| Connect::operator().device(device, Version::V2)).await;
+        let rotated = pair(&daemon, |device| Connect::operator().device(device, Version::V2)).await;
+        let revoked = pair(&daemon, |device| Connect::operator().device(device, Version::V2)).await;
+        let node = pair(&daemon, |device| Connect::node(device, &[])).await;
+        let mut operator = control(&daemon, Connect::operator()).await;
+        for (method, (device, _)) in
+            [("device.token.rotate", &rotated), ("device.token.revoke", &revoked)]
+        {
+            let named = json!({ "deviceId": device.id(), "role": "operator" });
+            operator.call(method, named).await.unwrap();
         }
-        let revoke = json!({ "deviceId": place.revoked.id(), "role": "operator" });
-        operator.call("device.token.revoke", revoke).await.unwrap();
-        place
+        Self { setup, daemon, far, paired, rotated, revoked, node }
     }
 
-    async fn control(&self, connect: Connect) -> Result<Client, Refusal> {
-        Client::open_control(&self.daemon.control_socket()).await?.introduce(connect).await
-    }
-
-    fn host(&self) -> String {
-        let ip = self.way.address(self.far).map_or("127.0.0.1".into(), |ip| ip.to_string());
-        format!("{ip}:{}", self.daemon.port())
-    }
-
-    async fn come_in(&self, connect: Connect) -> Result<Client, Refusal> {
-        if self.way == Way::Control {
+    async fn come_in(&self, door: Door, connect: Connect) -> Result<Client, Refusal> {
+        if door == Control {
             let path = self.daemon.control_socket();
             let client = Client::open_control_with(&path, &connect.headers).await?;
             return client.introduce(connect).await;
         }
-        let (host, port) = (self.host(), self.daemon.port());
-        let stream = match self.way.address(self.far) {
-            Some(ip) => self.far.dial(ip, port).await.unwrap(),
-            None => tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap(),
+        let own = self.own(door);
+        let stream = match door.is_here() {
+            true => tokio::net::TcpStream::connect(own).await,
+            false => self.far.dial(own.ip(), own.port()).await,
         };
-        let pins = self.way.tls().then(|| self.daemon.pins());
+        let stream = stream.map_err(|error| {
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{own}: {error}");
+            Refusal { status: None, error: None, code: None, reason: "nobody listens".into() }
+        })?;
+        let pins = self.setup.tls.then(|| self.daemon.pins());
+        let host = own.to_string();
         let client = Client::open_over(stream, &host, &connect.headers, pins.as_ref()).await?;
         client.introduce(connect).await
     }
 
-    fn connect(&self, header: usize, origin: usize, secret: usize, device: usize) -> Connect {
-        let kind = if self.way == Way::LoopbackPassword { "password" } else { "token" };
-        let known = if kind == "password" { PASSWORD } else { TOKEN };
-        let auth = match SECRETS[secret] {
-            "right" => json!({ kind: known }),
-            "wrong" => json!({ kind: "wrong" }),
-            _ => json!({}),
-        };
-        let mut connect = Connect::operator().set("/auth", auth);
-        if HEADERS[header] != "none" {
-            connect = connect.header("X-Forwarded-For", "198.51.100.7");
-        }
-        let scheme = if self.way.tls() { "https" } else { "http" };
-        match ORIGINS[origin] {
-            "own" => connect = connect.header("Origin", &format!("{scheme}://{}", self.host())),
-            "another" => connect = connect.header("Origin", "https://elsewhere.example"),
-            _ => {}
-        }
-        match DEVICES[device] {
+    fn own(&self, door: Door) -> SocketAddr {
+        SocketAddr::new(door.address(self.far), self.daemon.port())
+    }
+
+    fn with_secret(&self, secret: &str) -> Connect {
+        let kind = if self.setup.password { "password" } else { "token" };
+        let known = if self.setup.password { PASSWORD } else { TOKEN };
+        Connect::operator().set(
+            "/auth",
+            match secret {
+                "right" => json!({ kind: known }),
+                "wrong" => json!({ kind: "wrong" }),
+                _ => json!({}),
+            },
+        )
+    }
+
+    fn as_device(&self, connect: Connect, device: &str) -> Connect {
+        match device {
             "new" => connect.device(&Device::new(), Version::V2),
-            "paired" => connect.device(&self.paired, Version::V2),
-            "revoked" => connect.device(&self.revoked, Version::V2),
+            "paired" => connect.device(&self.paired.0, Version::V2),
+            "revoked" => connect.device(&self.revoked.0, Version::V2),
             _ => connect,
         }
     }
 
-    async fn verdict(&self, at: [usize; 4]) -> String {
-        let [header, origin, secret, device] = at;
-        let verdict = match self.come_in(self.connect(header, origin, secret, device)).await {
-            Ok(_) if DEVICES[device] == "new" => "let in, and paired".to_owned(),
+    fn with_token(&self, shown: Shown) -> Connect {
+        let (key, token) = match shown {
+            Shown::Own => (Some(&self.paired.0), &self.paired.1),
+            Shown::Rotated => (Some(&self.rotated.0), &self.rotated.1),
+            Shown::Revoked => (Some(&self.revoked.0), &self.revoked.1),
+            Shown::OfAnother => (Some(&self.rotated.0), &self.paired.1),
+            Shown::OfAnotherRole => (Some(&self.node.0), &self.node.1),
+            Shown::WithoutKey => (None, &self.paired.1),
+        };
+        let connect = Connect::operator().token(token);
+        match key {
+            Some(device) => connect.device(device, Version::V2),
+            None => connect,
+        }
+    }
+
+    /// Comes in the way that is asked about, and says what happened.
+    async fn verdict(&self, way: Way, connect: Connect) -> String {
+        let is_new = connect.device.as_ref().is_some_and(|(device, _)| !self.knows(device));
+        let verdict = match self.come_in(way.door, self.along(way, connect)).await {
+            Ok(_) if is_new => "let in, and paired".to_owned(),
             Ok(_) => "let in".to_owned(),
             Err(refusal) => reason(&refusal),
         };
-        // Guesses add up; who knows the secret starts over.
-        let right = self.connect(header, 0, 0, 2);
-        let _ = self.come_in(right).await;
+        if verdict.contains("mismatch") {
+            // Guesses add up; who knows the secret starts over.
+            let right = self.as_device(self.with_secret("right"), "paired");
+            let _ = self.come_in(way.door, self.along(Way { origin: 0, ..way }, right)).await;
+        }
         verdict
     }
+
+    fn knows(&self, device: &Device) -> bool {
+        let known = [&self.paired, &self.rotated, &self.revoked, &self.node];
+        known.iter().any(|(known, _)| known.id() == device.id())
+    }
+
+    fn along(&self, way: Way, mut connect: Connect) -> Connect {
+        if way.header > 0 {
+            connect = connect.header("X-Forwarded-For", "198.51.100.7");
+        }
+        let scheme = if self.setup.tls { "https" } else { "http" };
+        let own = format!("{scheme}://{}", self.own(way.door));
+        match ORIGINS[way.origin] {
+            "own" => connect.header("Origin", &own),
+            "another" => connect.header("Origin", "https://elsewhere.example"),
+            _ => connect,
+        }
+    }
+}
+
+/// Pairs a device through the control socket; returns it with its token.
+async fn pair(daemon: &Daemon, connect: impl Fn(&Device) -> Connect) -> (Device, String) {
+    let device = Device::new();
+    let client = control(daemon, connect(&device)).await;
+    let token = client.hello["auth"]["deviceToken"].as_str().expect("a token is issued");
+    (device, token.to_owned())
+}
+
+async fn control(daemon: &Daemon, connect: Connect) -> Client {
+    let client = Client::open_control(&daemon.control_socket()).await.unwrap();
+    client.introduce(connect).await.unwrap()
+}
+
+/// How a client gets to the daemon, by the numbers of the lists above.
+#[derive(Clone, Copy)]
+struct Way {
+    door: Door,
+    header: usize,
+    origin: usize,
 }
 
 fn reason(refusal: &Refusal) -> String {
@@ -171,33 +344,114 @@ fn reason(refusal: &Refusal) -> String {
             let text = |name: &str| error[name].as_str().unwrap_or_default().to_owned();
             format!("{}: {}", text("code"), text("message"))
         }
-        (None, None) => format!("closed: {}", refusal.reason),
+        (None, None) => refusal.reason.clone(),
     }
 }
 
-#[tokio::test]
-async fn who_is_let_in_is_what_the_table_says() {
-    let far = FarHost::plug_in();
-    let mut legend = Legend::default();
-    let mut rows: Vec<(String, String)> = Vec::new();
-    for (way, name) in Way::ALL {
-        for (header, forwarded) in HEADERS.iter().enumerate() {
-            let trusted = *forwarded == "from a trusted proxy";
-            let place = Place::prepare(way, trusted, &far).await;
-            for (origin, page) in ORIGINS.iter().enumerate() {
-                let mut cells = String::new();
-                for secret in 0..SECRETS.len() {
-                    for device in 0..DEVICES.len() {
-                        let verdict = place.verdict([header, origin, secret, device]).await;
+#[test]
+fn who_is_let_in_is_what_the_tables_say() {
+    on_an_island(|| async {
+        let far = FarHost::plug_in();
+        far.join_tailnet_at_once();
+        let mut legend = Legend::default();
+        let (mut secrets, mut tokens) = (Table::default(), Table::default());
+        for (setup, doors) in setups() {
+            for (header, forwarded) in HEADERS.iter().enumerate() {
+                let place = Place::prepare(setup, *forwarded == "from a trusted proxy", &far).await;
+                for ((door, name), origin) in
+                    doors.iter().flat_map(|door| (0..ORIGINS.len()).map(move |it| (door, it)))
+                {
+                    let way = Way { door: *door, header, origin };
+                    let mut cells = String::new();
+                    for (secret, device) in
+                        SECRETS.iter().flat_map(|it| DEVICES.iter().map(move |device| (it, device)))
+                    {
+                        let connect = place.as_device(place.with_secret(secret), device);
+                        let verdict = place.verdict(way, connect).await;
                         let _ = write!(cells, " {} |", legend.mark(verdict));
                     }
+                    secrets.add(name, header, origin, cells);
+                    let mut cells = String::new();
+                    for (shown, _) in TOKENS {
+                        let verdict = place.verdict(way, place.with_token(shown)).await;
+                        let _ = write!(cells, " {} |", legend.mark(verdict));
+                    }
+                    tokens.add(name, header, origin, cells);
                 }
-                let place = format!("| {name} | {forwarded} | {page} |");
-                rows.push((place, cells));
+            }
+        }
+        compare(&page(&secrets, &tokens, &legend));
+    });
+}
+
+/// Rows by listener, each with the numbers of its header and its origin.
+#[derive(Default)]
+struct Table(Vec<(&'static str, Vec<Row>)>);
+
+type Row = ((usize, usize), String);
+
+impl Table {
+    fn add(&mut self, listener: &'static str, header: usize, origin: usize, cells: String) {
+        let row = ((header, origin), cells);
+        match self.0.iter_mut().find(|(known, _)| *known == listener) {
+            Some((_, rows)) => rows.push(row),
+            None => self.0.push((listener, vec![row])),
+        }
+    }
+
+    /// Writes each set of rows once, with all listeners that have it.
+    fn show(&self, text: &mut String, columns: &str, count: usize) {
+        let mut groups: Vec<(Vec<&str>, &Vec<Row>)> = Vec::new();
+        for (listener, rows) in &self.0 {
+            match groups.iter_mut().find(|(_, known)| *known == rows) {
+                Some((listeners, _)) => listeners.push(listener),
+                None => groups.push((vec![listener], rows)),
+            }
+        }
+        for (listeners, rows) in groups {
+            text.push('\n');
+            for listener in listeners {
+                let _ = writeln!(text, "* {listener}");
+            }
+            let _ = writeln!(text, "\n| Forwarding header | Origin |{columns}");
+            let _ = writeln!(text, "|---|---|{}", "---|".repeat(count));
+            for (place, cells) in folded(rows) {
+                let _ = writeln!(text, "{place}{cells}");
             }
         }
     }
-    compare(&page(&rows, &legend));
+}
+
+/// Puts rows that are alike into one: first the headers of an origin, then the
+/// origins with the same headers.
+fn folded(rows: &[Row]) -> Vec<(String, &str)> {
+    let mut alike: Vec<(&str, BTreeMap<usize, BTreeSet<usize>>)> = Vec::new();
+    for ((header, origin), cells) in rows {
+        let at = alike.iter().position(|(known, _)| known == cells).unwrap_or_else(|| {
+            alike.push((cells, BTreeMap::new()));
+            alike.len() - 1
+        });
+        alike[at].1.entry(*origin).or_default().insert(*header);
+    }
+    let mut lines = Vec::new();
+    for (cells, by_origin) in alike {
+        let mut by_headers: BTreeMap<BTreeSet<usize>, BTreeSet<usize>> = BTreeMap::new();
+        for (origin, headers) in by_origin {
+            by_headers.entry(headers).or_default().insert(origin);
+        }
+        for (headers, origins) in by_headers {
+            let place = format!("| {} | {} |", named(&headers, HEADERS), named(&origins, ORIGINS));
+            lines.push((place, cells));
+        }
+    }
+    lines
+}
+
+fn named<const N: usize>(numbers: &BTreeSet<usize>, names: [&str; N]) -> String {
+    if numbers.len() == N {
+        return "any".into();
+    }
+    numbers.iter().map(|number| names[*number]).collect::<Vec<_>>().join(" or ")
 }
 
 /// Short marks for long reasons, in the order they came up.
@@ -220,25 +474,29 @@ impl Legend {
     }
 }
 
-fn page(rows: &[(String, String)], legend: &Legend) -> String {
+fn page(secrets: &Table, tokens: &Table, legend: &Legend) -> String {
     let mut text = String::from(
         "# Who is let in\n\nWhat the gateway answers to a client, by the listener it comes through, \
-         forwarding headers (`X-Forwarded-For`), `Origin`,\nthe shared secret it shows and what is \
-         known of its device key. Made by `tests/outside/reach.rs` with real connections,\nsome from \
-         another host, and compared at every run of the tests.\n\n",
+         forwarding headers (`X-Forwarded-For`), `Origin`,\nwhat it shows and what is known of its \
+         device key. Made by `tests/outside/reach.rs` with real connections, many from\nanother \
+         host, and compared at every run of the tests. Listeners with the same answers share a \
+         table.\n\n",
     );
     for (number, reason) in legend.1.iter().enumerate() {
         let _ = writeln!(text, "* {} {reason}", Legend::letter(number));
     }
+    text.push_str("\n## With the shared secret\n");
     let columns = SECRETS.iter().flat_map(|secret| {
         DEVICES.iter().map(move |device| format!(" secret {secret}, device {device} |"))
     });
     let columns: Vec<String> = columns.collect();
-    let _ = writeln!(text, "\n| Listener | Forwarding header | Origin |{}", columns.concat());
-    let _ = writeln!(text, "|---|---|---|{}", "---|".repeat(columns.len()));
-    for (place, cells) in rows {
-        let _ = writeln!(text, "{place}{cells}");
-    }
+    secrets.show(&mut text, &columns.concat(), columns.len());
+    text.push_str(
+        "\n## With a device token\n\nThe client shows a token that was issued to a device, and \
+         proves the device's key but where the column says otherwise.\n",
+    );
+    let columns = TOKENS.map(|(_, name)| format!(" token {name} |"));
+    tokens.show(&mut text, &columns.concat(), columns.len());
     text
 }
 
