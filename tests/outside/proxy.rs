@@ -1,4 +1,4 @@
-//! A real nginx in front of the daemon. `tests/nginx.sh` unpacks it.
+//! A real nginx in front of the daemon. `tests/run` unpacks it.
 
 use std::{path::PathBuf, process::Stdio};
 
@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-/// Names the folder that `tests/nginx.sh` filled.
+/// Names the folder that `tests/run` filled.
 const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_NGINX";
 
 struct Nginx {
@@ -56,7 +56,7 @@ impl Nginx {
             .stdout(Stdio::null())
             .kill_on_drop(true)
             .spawn()
-            .expect("nginx is unpacked by tests/nginx.sh");
+            .expect("nginx is unpacked by tests/run");
         let deadline = tokio::time::Instant::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             assert!(child.try_wait().unwrap().is_none(), "nginx ended");

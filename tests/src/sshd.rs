@@ -1,5 +1,5 @@
 //! A real sshd on a loopback port with keys of its own, and an `ssh` that knows
-//! it. `tests/sshd.sh` unpacks the server.
+//! it. `tests/run` unpacks the server.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{Ctl, PATIENCE, ports};
 
-/// Names the folder that `tests/sshd.sh` filled.
+/// Names the folder that `tests/run` filled.
 pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_SSHD";
 
 /// The name that the client's configuration has for the server.
@@ -250,7 +250,7 @@ fn server() -> (PathBuf, String) {
     let folder = std::env::var_os(FOLDER_VARIABLE)
         .map_or_else(|| cache.join(".cache/moltbot-tests/sshd"), PathBuf::from);
     let program = folder.join("usr/sbin/sshd");
-    assert!(program.is_file(), "{} is missing; tests/sshd.sh unpacks it", program.display());
+    assert!(program.is_file(), "{} is missing; tests/run unpacks it", program.display());
     let architecture = std::env::consts::ARCH;
     let libraries = ["usr/lib", "lib"].map(|place| {
         folder.join(place).join(format!("{architecture}-linux-gnu")).display().to_string()
