@@ -27,6 +27,14 @@ impl Suite {
             Self::Trixie => "trixie",
         }
     }
+
+    /// Returns what is installed beside systemd; `tests/run` prepares it.
+    fn packages(self) -> &'static str {
+        match self {
+            Self::Bookworm => "",
+            Self::Trixie => "rpm",
+        }
+    }
 }
 
 /// A booted machine, destroyed when dropped. It shares this host's network, so
@@ -54,9 +62,14 @@ impl Machine {
     pub(super) fn with_package(suite: Suite, story: &str) -> Self {
         let machine = Self::boot(suite, story);
         machine.sh("dpkg -i /packages/*-1_*.deb");
-        machine.credential("moltbotd.gateway-token");
-        machine.configure("/etc/moltbot", machine.port);
+        machine.for_clients();
         machine
+    }
+
+    /// Gives the gateway of the default profile its token and its port.
+    pub(super) fn for_clients(&self) {
+        self.credential("moltbotd.gateway-token");
+        self.configure("/etc/moltbot", self.port);
     }
 
     /// Turns the machine off and on again.
@@ -145,6 +158,7 @@ impl Machine {
         let mut command = Command::new(script);
         command
             .env("SDHOST_SUITE", self.suite.name())
+            .env("SDHOST_PACKAGES", self.suite.packages())
             .env("SDHOST_NAME", &self.name)
             .env("SDHOST_NET", "host")
             .env("SDHOST_BIND", format!("{}:/packages:ro", packages().display()));

@@ -6,6 +6,7 @@ mod machine;
 mod package;
 mod profiles;
 mod restarts;
+mod rpm;
 mod service;
 mod units;
 mod user;
@@ -38,4 +39,9 @@ on_both! {
     sixteen_profiles_do_not_notice_each_other => super::profiles::story;
     a_service_is_what_moltbotctl_makes_of_it => super::service::story;
     a_user_without_a_session_keeps_the_gateway => super::user::story;
+}
+
+#[test]
+fn an_rpm_carries_what_the_deb_does_and_lives_like_it() {
+    rpm::story(Suite::Trixie);
 }
