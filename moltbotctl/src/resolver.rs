@@ -15,6 +15,7 @@ use crate::{
     ssh::{Destination, Login},
     target::{Candidate, Credentials, DEFAULT_PORT, Flags, Secret, Source, Target},
     tls::Pins,
+    tunnel::note,
 };
 
 /// Everything the resolver looks at.
@@ -95,10 +96,13 @@ impl Surroundings<'_> {
             Ok(Some(Address::Ssh(ssh))) if ssh.login.destination == *destination => Some(ssh),
             _ => None,
         };
-        let address = Address::Ssh(match configured {
+        let mut ssh = match configured {
             Some(ssh) => ssh,
             None => self.behind(destination.clone(), None)?,
-        });
+        };
+        // Who names a certificate means TLS.
+        ssh.gateway.tls |= self.flags.pins.is_some();
+        let address = Address::Ssh(ssh);
         let (credentials, withheld) = self.credentials_for(&address)?;
         let tls_fingerprint = self.pin_for(&address)?;
         Ok(Candidate {
@@ -159,7 +163,10 @@ impl Surroundings<'_> {
     fn loopback(&self) -> anyhow::Result<Candidate> {
         let (port, source) = self.port()?;
         let tls = self.config.at("gateway.tls.enabled").and_then(Value::as_bool) == Some(true);
-        let credentials = self.flagged_alone().map_or_else(|| self.local_credentials(), Ok)?;
+        let (credentials, withheld) = match self.flagged_alone() {
+            Some(credentials) => (credentials, None),
+            None => self.local_at(port)?,
+        };
         Ok(Candidate {
             source: Source::Loopback,
             target: Some(Target {
@@ -169,7 +176,7 @@ impl Surroundings<'_> {
             }),
             available: true,
             reason: format!("the port is {source}"),
-            withheld: None,
+            withheld,
         })
     }
 
@@ -250,16 +257,32 @@ impl Surroundings<'_> {
         if self.is_remote_gateway(address) {
             return Ok((self.remote_credentials()?, None));
         }
-        let local = self.local_credentials();
-        if address.is_loopback() {
-            return Ok((local?, None));
+        match address {
+            Address::Web(web) if web.is_loopback() => self.local_at(web.port),
+            _ => Ok(self.withheld("another host")),
         }
-        let withheld = local.is_ok_and(|local| !local.is_empty()).then(|| {
-            "the credentials of the local gateway are not sent to another host; pass --token, \
+    }
+
+    /// Credentials for a port of this host. Only one of them is the gateway's:
+    /// behind another one there may be anybody's program, or a tunnel.
+    fn local_at(&self, port: u16) -> anyhow::Result<(Credentials, Option<String>)> {
+        if let Ok(Some(tunnel)) = note::find(self.paths, port) {
+            return Ok(self.withheld(&format!("{}, where a tunnel leads", tunnel.url)));
+        }
+        match self.port() {
+            Ok((own, _)) if own == port => Ok((self.local_credentials()?, None)),
+            Ok((own, _)) => Ok(self.withheld(&format!("port {port}, because it has port {own}"))),
+            Err(error) => Ok(self.withheld(&format!("port {port}, because {error:#}"))),
+        }
+    }
+
+    fn withheld(&self, place: &str) -> (Credentials, Option<String>) {
+        let exist = self.local_credentials().is_ok_and(|local| !local.is_empty());
+        let text = format!(
+            "the credentials of the local gateway are not sent to {place}; pass --token, \
              --token-file or --password"
-                .to_owned()
-        });
-        Ok((Credentials::default(), withheld))
+        );
+        (Credentials::default(), exist.then_some(text))
     }
 
     fn flagged(&self) -> Option<Credentials> {
@@ -441,6 +464,8 @@ fn unavailable(source: Source, reason: impl Into<String>) -> Candidate {
 mod tests {
     use std::os::unix::net::UnixListener;
 
+    use serde_json::json;
+
     use super::*;
 
     struct Setup {
@@ -558,11 +583,42 @@ mod tests {
 
     #[test]
     fn a_typed_url_gets_the_secrets_that_belong_to_it() {
-        assert_eq!(token(&Setup::new(LOCAL).url("ws://127.0.0.1:9").winner()).unwrap(), "local");
+        let own = ["ws://127.0.0.1:20001", "ws://localhost:20001", "ws://[::1]:20001"];
+        for url in own {
+            assert_eq!(token(&Setup::new(LOCAL).url(url).winner()).unwrap(), "local", "{url}");
+        }
         assert_eq!(token(&Setup::new(REMOTE).url("wss://far.example").winner()).unwrap(), "far");
         let mut setup = Setup::new(LOCAL).url("wss://evil.example");
         setup.flags.token = Some(Secret::new("typed", "--token"));
         assert_eq!(token(&setup.winner()).unwrap(), "typed");
+    }
+
+    #[test]
+    fn another_port_of_this_host_is_another_program_and_a_tunnel_another_gateway() {
+        let winner = Setup::new(LOCAL).url("ws://127.0.0.1:9").winner();
+        assert_eq!(token(&winner), None);
+        let withheld = winner.withheld.unwrap();
+        assert!(withheld.contains("port 9, because it has port 20001"), "{withheld}");
+
+        let setup = Setup::new(LOCAL);
+        let _lock = note::lock(&setup.paths(), 20001).unwrap().unwrap();
+        let note = json!({ "pid": 1, "sshPid": 2, "startedAtMs": 0, "url": "ssh://far/18789",
+            "localPort": 20001, "state": "up", "detail": null, "upSinceMs": 0, "checkedAtMs": 0,
+            "version": null, "reconnects": 0 });
+        fs::write(note::file(&setup.paths(), 20001, "json"), note.to_string()).unwrap();
+        let winner = setup.winner();
+        assert_eq!((winner.source, token(&winner)), (Source::Loopback, None));
+        assert!(winner.withheld.unwrap().contains("sent to ssh://far/18789, where"));
+    }
+
+    #[test]
+    fn a_certificate_named_for_an_ssh_target_means_tls_inside() {
+        let mut setup = Setup::new("{}");
+        setup.flags.ssh = Some("far".parse().unwrap());
+        setup.flags.pins = Some("ab".repeat(32).parse().unwrap());
+        let target = setup.winner().target.unwrap();
+        assert_eq!(target.address.key(), "ssh+wss://far/18789");
+        assert_eq!(target.tls_fingerprint, setup.flags.pins);
     }
 
     #[test]
