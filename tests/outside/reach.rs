@@ -384,6 +384,53 @@ fn who_is_let_in_is_what_the_tables_say() {
     });
 }
 
+/// Each right that is taken away ends the connections that live by it, with the
+/// calls that wait there, though they come from another host.
+#[test]
+fn a_device_of_another_host_is_cut_off_with_its_right() {
+    on_an_island(|| async {
+        let far = FarHost::plug_in();
+        for setup in [Setup { bind: "lan", ..PLAIN }, Setup { bind: "lan", tls: true, ..PLAIN }] {
+            for method in ["device.token.revoke", "device.token.rotate", "device.pair.remove"] {
+                let place = Place::prepare(setup, false, &far).await;
+                let mut operator = control(&place.daemon, Connect::operator()).await;
+                for (role, (device, token)) in [("operator", &place.paired), ("node", &place.node)]
+                {
+                    let connect = match role {
+                        "node" => Connect::node(device, &["system.which"]),
+                        _ => Connect::operator().device(device, Version::V2),
+                    };
+                    let mut client = place.come_in(Local, connect.token(token)).await.unwrap();
+                    let invoke = json!({
+                        "nodeId": device.id(), "command": "system.which", "idempotencyKey": "k",
+                    });
+                    let waiting = match role {
+                        "node" => {
+                            let call = operator.send("node.invoke", invoke).await;
+                            client.next_event("node.invoke.request").await;
+                            Some(call)
+                        }
+                        _ => None,
+                    };
+                    let mut which = json!({ "deviceId": device.id() });
+                    if method != "device.pair.remove" {
+                        which["role"] = json!(role);
+                    }
+                    operator.call(method, which).await.unwrap();
+                    assert_eq!(client.closed().await.0, 1008, "{method} {role}");
+                    if let Some(call) = waiting {
+                        let refusal = operator.answer(&call).await.unwrap_err();
+                        let text = refusal["message"].as_str().unwrap();
+                        assert!(text.contains("node disconnected"), "{method}: {refusal}");
+                    }
+                    let again = Connect::operator().token(token).device(device, Version::V2);
+                    place.come_in(Local, again).await.unwrap_err();
+                }
+            }
+        }
+    });
+}
+
 /// Rows by listener, each with the numbers of its header and its origin.
 #[derive(Default)]
 struct Table(Vec<(&'static str, Vec<Row>)>);
