@@ -68,7 +68,8 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub struct Globals {
-    /// Address of the gateway: ws://, wss://, ssh://[user@]host[:port]/PORT or unix:PATH
+    /// Address of the gateway: ws://, wss://, ssh://[user@]host[:port]/PORT, ssh+wss:// (TLS inside ssh)
+    /// or unix:PATH
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// Token of the gateway; visible to other users of this host, see --token-file
@@ -90,7 +91,8 @@ pub struct Globals {
     #[arg(long, global = true, value_name = "PORT",
         value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
-    /// Accept this certificate of a wss:// gateway and no other: its SHA-256, or two parted by a comma
+    /// Accept this certificate of a gateway and no other: its SHA-256, or two parted by a comma; with
+    /// --ssh it also means TLS inside ssh
     #[arg(long, global = true, value_name = "SHA256")]
     pub tls_fingerprint: Option<Pins>,
     /// Configuration file

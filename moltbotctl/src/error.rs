@@ -256,6 +256,11 @@ impl Error {
             }
             Self::Ssh(failure) => failure.advice(),
             Self::Closed(Closed { ssh: Some(failure), .. }) => failure.advice(),
+            Self::Tls { url, fault: Fault::TlsOnly } if url.starts_with("ssh://") => {
+                "run `moltbotctl gateway tls` on the gateway's host and add what it prints: \
+                 --tls-fingerprint SHA256"
+                    .into()
+            }
             Self::Tls { fault, .. } => fault.advice(),
             Self::Plaintext(_) => {
                 "use a wss:// address or --ssh user@host; --insecure sends in the clear anyway"

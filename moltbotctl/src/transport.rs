@@ -40,7 +40,7 @@ pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungste
         }
         Address::Web(web) => (Box::new(connect(web).await?), format!("{}{}", web.key(), web.path)),
         Address::Ssh(through) => (
-            Box::new(ssh::Stream::open(&through.login, through.gateway.port, patience)?),
+            Box::new(ssh::Stream::open(&through.login, through.gateway.port, patience).await?),
             format!("{}/", through.gateway.key()),
         ),
     };

@@ -1,9 +1,16 @@
 //! Remote access through a real sshd.
 
-use std::{fs, path::Path, process::Output};
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
-use moltbot_tests::{Ctl, Daemon, Sshd, daemon::TOKEN, ports, sshd};
+use moltbot_tests::{Ctl, Daemon, Options, PATIENCE, Sshd, daemon::TOKEN, ports, sshd};
+use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 /// A laptop: a `moltbotctl` with a home of its own and an ssh to the server.
 pub(crate) struct Laptop {
@@ -110,6 +117,85 @@ async fn a_shared_connection_of_the_users_configuration_is_used() {
     let output = laptop.ctl.run(&["health", "--ssh", sshd::HOST, "--port", &dead]).await;
     assert_eq!(failure(&output).0, 26, "{}", failure(&output).1);
     sshd.ssh(&["-O", "exit", sshd::HOST]).output().await.unwrap();
+}
+
+/// Without `ControlPersist` the first ssh takes those down that share its
+/// connection: that must not be ours.
+#[tokio::test]
+async fn a_command_that_ends_takes_no_ssh_of_the_user_down() {
+    let (daemon, sshd) = (Daemon::start().await, Sshd::start().await);
+    sshd.multiplex_while_used();
+    let laptop = Laptop::new(&sshd);
+    let (port, token) = (daemon.port().to_string(), laptop.token_file());
+    let target = ["--ssh", sshd::HOST, "--port", &port, "--token-file", &token];
+    let logins = || sshd.log().matches("Accepted publickey").count();
+    let mut chat = laptop.ctl.command(&[&["chat"], &target[..]].concat());
+    let mut chat = chat.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while logins() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "{}", sshd.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let mut other = sshd.ssh(&[sshd::HOST, "cat"]);
+    let mut other = other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = other.stdin.take().unwrap();
+    let mut output = BufReader::new(other.stdout.take().unwrap()).lines();
+    input.write_all(b"here\n").await.unwrap();
+    assert_eq!(output.next_line().await.unwrap().as_deref(), Some("here"));
+    let before = logins();
+    assert_eq!(laptop.ctl.json(&[&["health"], &target[..]].concat()).await["ok"], true);
+    assert_eq!(logins(), before, "the user's connection is shared");
+
+    drop(chat.stdin.take());
+    assert!(chat.wait().await.unwrap().success());
+    input.write_all(b"still here\n").await.unwrap();
+    assert_eq!(output.next_line().await.unwrap().as_deref(), Some("still here"));
+}
+
+/// The gateway on the far loopback speaks TLS, as one does that is also on a
+/// local network.
+#[tokio::test]
+async fn tls_inside_ssh_wants_the_pinned_certificate() {
+    let gateway = json!({ "auth": { "token": TOKEN }, "tls": { "enabled": true } });
+    let daemon = Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await;
+    let sshd = Sshd::start().await;
+    let laptop = Laptop::new(&sshd);
+    let (port, token) = (daemon.port().to_string(), laptop.token_file());
+    let pin = daemon.pins().to_string();
+    let health = ["health", "--ssh", sshd::HOST, "--port", &port, "--token-file", &token];
+    let pinned = |pin| [&health[..], &["--tls-fingerprint", pin]].concat();
+
+    let (code, said) = failure(&laptop.ctl.run(&health).await);
+    assert_eq!(code, 14, "{said}");
+    assert!(
+        said.contains("moltbotctl gateway tls") && said.contains("--tls-fingerprint"),
+        "{said}"
+    );
+    let url = format!("ssh+wss://{}/{port}", sshd::HOST);
+    let unpinned = ["health", "--url", &url, "--token-file", &token];
+    assert_eq!(failure(&laptop.ctl.run(&unpinned).await).0, 12, "nobody signed it");
+    let wrong = "12".repeat(32);
+    let (code, said) = failure(&laptop.ctl.run(&pinned(&wrong)).await);
+    assert_eq!(code, 11, "{said}");
+    assert!(said.contains(&pin), "it shows what it saw: {said}");
+    let devices = Ctl::beside(&daemon).json(&["devices", "list"]).await;
+    assert_eq!((&devices["pending"], &devices["paired"]), (&json!([]), &json!([])), "none came in");
+
+    assert_eq!(laptop.ctl.json(&pinned(&pin)).await["ok"], true);
+    // Once it is the remote gateway, its pin and its token go without saying.
+    let config = laptop.home.path().join("moltbot.json");
+    let ctl = sshd.client(Ctl::alone(laptop.home.path()));
+    let ctl = ctl.set("MOLTBOT_CONFIG_PATH", &config.display().to_string());
+    let set = [&["remote", "set"], &pinned(&pin)[1..]].concat();
+    assert_eq!(ctl.json(&set).await["remote"]["url"], url);
+    assert_eq!(ctl.json(&["health"]).await["ok"], true);
+    let local = ports::free().to_string();
+    let up = ctl.json(&["tunnel", "up", "--local-port", &local]).await;
+    assert_eq!((&up["state"], &up["url"]), (&json!("up"), &json!(url)), "{up}");
+    let through = format!("wss://127.0.0.1:{local}");
+    let through = ["health", "--url", &through, "--token-file", &token, "--tls-fingerprint", &pin];
+    assert_eq!(ctl.json(&through).await["ok"], true);
+    ctl.json(&["tunnel", "down", "--local-port", &local]).await;
 }
 
 #[tokio::test]

@@ -123,6 +123,28 @@ async fn a_tunnel_never_takes_the_place_of_another_listener() {
     assert!(other.accept().is_err(), "and nobody talked to the listener");
 }
 
+/// The guides for the reference's remote mode want a `LocalForward` in
+/// `~/.ssh/config`.
+#[tokio::test]
+async fn a_forwarding_of_the_users_configuration_is_no_obstacle_or_is_named() {
+    let (daemon, sshd) = (Daemon::start().await, Sshd::start().await);
+    let laptop = Laptop::new(&sshd);
+    let (far, local) = (daemon.port().to_string(), ports::free().to_string());
+    let token = laptop.token_file();
+    let up = ["tunnel", "up", "--ssh", sshd::HOST, "--port", &far, "--token-file", &token];
+    let up = [&up[..], &["--local-port", &local]].concat();
+    sshd.configure_client(&format!("LocalForward {local} 127.0.0.1:{far}\n"));
+    assert_eq!(laptop.ctl.json(&up).await["state"], "up");
+    let health = ["health", "--ssh", sshd::HOST, "--port", &far, "--token-file", &token];
+    assert_eq!(laptop.ctl.json(&health).await["ok"], true, "which opens no port");
+    laptop.ctl.json(&["tunnel", "down", "--local-port", &local]).await;
+
+    sshd.configure_client(&format!("LocalForward 127.0.0.1:{local} localhost:{far}\n"));
+    let (code, said) = failure(&laptop.ctl.run(&up).await);
+    assert_eq!(code, 69, "{said}");
+    assert!(said.contains(&format!("ssh -G {} | grep localforward", sshd::HOST)), "{said}");
+}
+
 #[tokio::test]
 async fn a_tunnel_without_a_gateway_behind_it_says_so_and_notices_when_it_comes() {
     let (mut daemon, sshd) = (Daemon::start().await, Sshd::start().await);

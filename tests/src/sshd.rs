@@ -105,13 +105,26 @@ impl Sshd {
         fs::write(self.folder.path().join("known_hosts"), known).unwrap();
     }
 
-    /// Lets the client share one connection, as people have it in `~/.ssh/config`.
+    /// Lets the client share one connection that stays, as people have it in
+    /// `~/.ssh/config`.
     pub fn multiplex(&self) {
+        self.share("ControlPersist 60");
+    }
+
+    /// Lets the client share the connection of whoever comes first.
+    pub fn multiplex_while_used(&self) {
+        self.share("ControlPersist no");
+    }
+
+    /// Gives the client further lines of `~/.ssh/config`, for every host.
+    pub fn configure_client(&self, lines: &str) {
+        self.write_client(lines);
+    }
+
+    fn share(&self, lines: &str) {
         let socket = self.folder.path().join("master");
-        self.write_client(&format!(
-            "ControlMaster auto\nControlPath {}\nControlPersist 60\n",
-            socket.display()
-        ));
+        let path = socket.display();
+        self.write_client(&format!("ControlMaster auto\nControlPath {path}\n{lines}\n"));
     }
 
     /// Returns the ssh processes that were started and still run.

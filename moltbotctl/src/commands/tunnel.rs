@@ -131,14 +131,14 @@ async fn keep(cx: &Context, args: &TunnelArgs, detached: bool) -> anyhow::Result
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let result = tokio::select! {
-        result = tunnel.keep(cx) => result,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = hangup.recv(), if !detached => Ok(()),
+    let stop = async {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv(), if !detached => {}
+        }
     };
-    note::remove(&cx.paths, args.local_port);
-    result
+    tunnel.keep(cx, stop).await
 }
 
 /// Returns the gateway behind ssh that is meant.

@@ -181,7 +181,12 @@ impl Failure {
                 self.port
             ),
             Kind::PortTaken => {
-                format!("see who has it: lsof -i :{}; or use --local-port", self.port)
+                let host = &destination.host;
+                format!(
+                    "see who has it: lsof -i :{}; or use --local-port. Perhaps your ssh \
+                     configuration forwards a port as well: ssh -G {host} | grep localforward",
+                    self.port
+                )
             }
             Kind::Silent => format!("see where it stops: ssh -v {words} true"),
             Kind::Lost | Kind::Other => format!("see what happens: ssh -v {words}"),
@@ -214,7 +219,7 @@ impl fmt::Display for Failure {
                 write!(f, "ssh reaches {to}, but no gateway listens on port {port} there")?;
             }
             Kind::Prohibited => write!(f, "{to} lets ssh in but forwards no connections")?,
-            Kind::PortTaken => write!(f, "port {port} of this host is taken by another program")?,
+            Kind::PortTaken => write!(f, "ssh cannot listen on port {port} of this host")?,
             Kind::Lost => write!(f, "the ssh connection to {to} was lost")?,
             Kind::Silent => write!(f, "nothing came back through ssh from {to}")?,
             Kind::Other => write!(f, "ssh to {to} failed")?,

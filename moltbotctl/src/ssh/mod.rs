@@ -5,6 +5,7 @@
 
 mod destination;
 mod failure;
+mod sharing;
 mod stream;
 
 use std::{ffi::OsString, path::Path, process::Stdio, time::Duration};
@@ -40,7 +41,7 @@ pub struct Login {
 /// words say more than ours.
 pub(crate) fn command(login: &Login, patience: Duration) -> Command {
     let connect = patience.as_secs().saturating_sub(1).max(SHORTEST_CONNECT_S);
-    let mut command = Command::new(PROGRAM);
+    let mut command = bare(login);
     // No terminal, no X11, no agent, no command: the far side gets a stream.
     command.args(["-T", "-x", "-a"]);
     for option in [
@@ -56,17 +57,24 @@ pub(crate) fn command(login: &Login, patience: Duration) -> Command {
     ] {
         command.args(["-o", option]);
     }
+    if let Some(identity) = &login.identity {
+        command.arg("-i").arg(path_argument(identity));
+    }
+    command.stderr(Stdio::piped());
+    command
+}
+
+/// Returns an ssh that knows the account and the server's port only.
+fn bare(login: &Login) -> Command {
+    let mut command = Command::new(PROGRAM);
     if let Some(port) = login.destination.port {
         command.args(["-p", &port.to_string()]);
     }
     if let Some(user) = &login.destination.user {
         command.args(["-l", user]);
     }
-    if let Some(identity) = &login.identity {
-        command.arg("-i").arg(path_argument(identity));
-    }
     // Ctrl-C is for us: it may mean an answer and not the connection.
-    command.process_group(0).kill_on_drop(true).stderr(Stdio::piped());
+    command.process_group(0).kill_on_drop(true);
     command
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Failure, Login, command, to};
+use super::{Failure, Login, command, sharing::would_lead, to};
 
 /// How long ssh may take to end after it closed its output.
 const END_WAIT: Duration = Duration::from_secs(2);
@@ -46,8 +46,11 @@ impl Stream {
     ///
     /// # Errors
     /// When ssh cannot be started.
-    pub fn open(login: &Login, port: u16, patience: Duration) -> io::Result<Self> {
+    pub async fn open(login: &Login, port: u16, patience: Duration) -> io::Result<Self> {
         let mut command = command(login, patience);
+        if would_lead(login).await {
+            command.args(["-o", "ControlMaster=no"]);
+        }
         command.args(["-W", &format!("127.0.0.1:{port}")]);
         to(&mut command, login);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -11,6 +11,7 @@ pub mod service;
 use std::{
     fs::File,
     net::Ipv4Addr,
+    pin::{Pin, pin},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -52,12 +53,13 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// Keeps the tunnel up until the caller drops this.
+    /// Keeps the tunnel up until `stop`. Its ssh has ended then.
     ///
     /// # Errors
     /// When another program has the port, another tunnel serves it, or ssh says
     /// that a person must do something first.
-    pub async fn keep(&self, cx: &Context) -> anyhow::Result<()> {
+    pub async fn keep(&self, cx: &Context, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let mut stop = pin!(stop);
         let ssh = self.ssh()?;
         let Some(_lock) = self.lock(cx).await? else {
             return Err(helped(
@@ -68,11 +70,12 @@ impl Tunnel {
         let mut note = Note::new(ssh, self.local_port);
         let mut delay = Delay::new(FIRST_DELAY, LONGEST_DELAY);
         loop {
-            let failure = match self.once(cx, ssh, &mut note, &mut delay).await {
-                Ok(failure) => failure,
-                Err(error) => {
+            let once = self.once(cx, ssh, &mut note, &mut delay, stop.as_mut());
+            let failure = match once.await {
+                Ok(Some(failure)) => failure,
+                ended => {
                     note::remove(&cx.paths, self.local_port);
-                    return Err(error);
+                    return ended.map(drop);
                 }
             };
             let text = failure.to_string();
@@ -84,7 +87,13 @@ impl Tunnel {
             cx.output.remark(format!("{text}; connecting again"));
             note.reconnects += 1;
             note.set(&cx.paths, State::Waiting, Some(text));
-            delay.wait().await;
+            tokio::select! {
+                () = delay.wait() => {}
+                () = &mut stop => {
+                    note::remove(&cx.paths, self.local_port);
+                    return Ok(());
+                }
+            }
         }
     }
 
@@ -106,24 +115,27 @@ impl Tunnel {
         }
     }
 
-    /// Runs one ssh to its end.
+    /// Runs one ssh to its end; `None` when it was to stop.
     async fn once(
         &self,
         cx: &Context,
         ssh: &SshAddress,
         note: &mut Note,
         delay: &mut Delay,
-    ) -> anyhow::Result<Failure> {
+        stop: Pin<&mut impl Future<Output = ()>>,
+    ) -> anyhow::Result<Option<Failure>> {
         if let Err(error) = self.need_free_port() {
             // Whoever has taken it meanwhile may give it back.
             note.up_since_ms.ok_or(error)?;
             let said = "Address already in use";
-            return Ok(Failure::of_end(&ssh.login, self.local_port, None, said, false));
+            return Ok(Some(Failure::of_end(&ssh.login, self.local_port, None, said, false)));
         }
         note.set(&cx.paths, State::Connecting, None);
         let mut child = match self.spawn(ssh, cx.timeout()) {
             Ok(child) => child,
-            Err(error) => return Ok(Failure::of_start(&ssh.login, self.local_port, &error)),
+            Err(error) => {
+                return Ok(Some(Failure::of_start(&ssh.login, self.local_port, &error)));
+            }
         };
         note.ssh_pid = child.id();
         let said = ssh::Said::of(child.stderr.take());
@@ -132,10 +144,14 @@ impl Tunnel {
             status = child.wait() => status.ok(),
             silent = self.watch(cx, note, &said, &mut up, delay, pid) => {
                 end(&mut child).await;
-                return Ok(Failure::of_silence(&ssh.login, ssh.gateway.port, silent));
+                return Ok(Some(Failure::of_silence(&ssh.login, ssh.gateway.port, silent)));
+            }
+            () = stop => {
+                end(&mut child).await;
+                return Ok(None);
             }
         };
-        Ok(self.failure(ssh, status, &said.words().await, up))
+        Ok(Some(self.failure(ssh, status, &said.words().await, up)))
     }
 
     fn failure(
@@ -170,7 +186,9 @@ impl Tunnel {
         for option in ["ControlMaster=no", "ControlPath=none", "GatewayPorts=no"] {
             command.args(["-o", option]);
         }
-        let forward = format!("127.0.0.1:{}:127.0.0.1:{}", self.local_port, ssh.gateway.port);
+        // Without an address, which means loopback here, it may be the very line that
+        // people have in their configuration; ssh then takes it once.
+        let forward = format!("{}:127.0.0.1:{}", self.local_port, ssh.gateway.port);
         command.args(["-N", "-L", &forward]);
         ssh::to(&mut command, &ssh.login);
         command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -197,6 +215,8 @@ impl Tunnel {
         let mut silent = 0;
         let mut credentials = self.target.credentials.clone();
         loop {
+            // An ssh that is about to end may have left the port to somebody else.
+            self.listening(pid).await;
             let checked = self.check(cx, &credentials).await;
             if checked.as_ref().is_err_and(Error::is_unauthorized) {
                 // Shown again and again they would look like somebody guessing.
