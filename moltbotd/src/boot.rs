@@ -10,7 +10,7 @@ use std::{
 
 use moltbot_protocol::events::system::{Shutdown, Tick};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,7 @@ use crate::{
     bus::{Bus, Close},
     channels::{Channels, Inbound, InboundQueue},
     clock,
-    config::{self, AuthSecrets, Bind},
+    config::{self, AuthSecrets, Bind, GivenToken},
     discovery::Advertiser,
     gateway::Gateway,
     health::{self, Health},
@@ -36,6 +36,7 @@ use crate::{
     presence::{self, Presence},
     private,
     providers::Models,
+    rekey::Rekey,
     reload::Follower,
     restart::{self, Restart},
     rpc::Dedupe,
@@ -56,10 +57,14 @@ pub struct Start {
     pub config: Arc<config::Live>,
     /// The shared secrets.
     pub secrets: AuthSecrets,
+    /// What the command line says about them.
+    pub given: GivenToken,
     /// TCP port: flag, environment or configuration.
     pub port: u16,
     /// Which addresses to listen on: flag or configuration.
     pub bind: Bind,
+    /// Which addresses others reach it at: those, or the sockets handed over.
+    pub reach: Bind,
     /// How the gateway is reached through a tailnet: flags or configuration.
     pub tailscale: config::Tailscale,
     /// The running logs.
@@ -259,10 +264,19 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
+    let asked = Arc::<Notify>::default();
+    let rekey = Rekey {
+        given: start.given.clone(),
+        reach: start.reach,
+        gateway: Arc::clone(&shared.gateway),
+        logs: start.logs.clone(),
+    };
+    background.spawn(rekey.run(start.config.changes(), Arc::clone(&asked)));
     let follower = Follower {
         live: Arc::clone(&start.config),
         logs: start.logs.clone(),
         restart: Arc::clone(&shared.gateway.restart),
+        asked,
         status: format!("listening on {address}"),
     };
     background.spawn(follower.run(start.reload, start.stop.clone()));
@@ -290,13 +304,8 @@ fn build(
 ) -> Shared {
     let started = Instant::now();
     let bus = Arc::new(Bus::default());
-    let secrets = Secrets {
-        mode: start.secrets.mode,
-        token: start.secrets.token.clone(),
-        password: start.secrets.password.clone(),
-    };
     let limits = start.config.get().gateway.limits.clone();
-    let tailscale = Tailscale::new(&start.config.get(), &start.tailscale, start.secrets.mode, port);
+    let tailscale = Tailscale::new(&start.config.get(), &start.tailscale, port);
     let nodes = Arc::new(Nodes::new(Arc::clone(&start.config), store.clone(), Arc::clone(&bus)));
     let models = Arc::new(Models::new(Arc::clone(&start.config)));
     let channels =
@@ -347,7 +356,7 @@ fn build(
             store: store.clone(),
             bus: Arc::clone(&bus),
             tailscale: Arc::clone(&tailscale),
-            secrets,
+            secrets: Secrets::from(&start.secrets),
         }),
         presence: Presence::new(Arc::clone(&bus)),
         health: Health::new(health::Parts {

@@ -6,7 +6,7 @@ use moltbot_protocol::{Role, handshake::ConnectParams};
 
 use crate::{
     agent::Agent,
-    auth::{Auth, Caller},
+    auth::{Auth, Caller, SECRET_CHANGED},
     bus::{Bus, Outbox},
     channels::Channels,
     config,
@@ -76,6 +76,10 @@ impl Gateway {
     pub fn attach(&self, caller: &Arc<Caller>, outbox: &Arc<Outbox>, params: &ConnectParams) {
         self.presence.connected(caller);
         self.bus.attach(Arc::clone(caller), Arc::clone(outbox));
+        // Only now a change of the secret finds it; one that came before did not.
+        if self.auth.is_outdated(caller) {
+            outbox.close(SECRET_CHANGED);
+        }
         if caller.role == Role::Node {
             self.nodes.register(caller, outbox, Declared::from(params));
         }

@@ -12,7 +12,7 @@
 //! A module may use what stands below it, never what stands above:
 //!
 //! ```text
-//! main · boot · reload · cli · state
+//! main · boot · reload · rekey · cli · state
 //! net                 methods
 //!         gateway
 //! discovery · restart · agent · sessions · channels · nodes · presence · health
@@ -46,6 +46,7 @@ pub mod paths;
 pub mod presence;
 pub mod private;
 pub mod providers;
+pub mod rekey;
 pub mod reload;
 pub mod restart;
 pub mod rpc;

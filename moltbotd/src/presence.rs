@@ -351,6 +351,7 @@ mod tests {
             device_id: None,
             remote_ip: None,
             local: true,
+            secret: None,
         }
     }
 }

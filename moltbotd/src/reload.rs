@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task};
+use tokio::{
+    sync::{Notify, mpsc},
+    task,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -23,6 +26,8 @@ pub struct Follower {
     pub logs: Logs,
     /// Puts in force what only a new process can.
     pub restart: Arc<Restart>,
+    /// Told when somebody asked for a reload and it was done.
+    pub asked: Arc<Notify>,
     /// What is told to the service manager while all is well.
     pub status: String,
 }
@@ -69,6 +74,7 @@ impl Follower {
         let secrets = self.live.loaded().secrets();
         self.logs.set_rules(logging.keep(), logging.redactions(&secrets));
         if asked {
+            self.asked.notify_one();
             supervisor::ready(degraded.as_deref().unwrap_or("configuration reloaded"));
         } else {
             self.tell(degraded.as_deref());

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use moltbot_tests::{Client, Daemon, daemon::TOKEN};
+use moltbot_tests::{Client, Connect, Daemon, daemon::TOKEN};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -167,7 +167,9 @@ async fn no_file_ends_the_daemon_or_takes_a_setting_away() {
     fs::write(daemon.home().join("broken.json"), "{ half").unwrap();
     fs::set_permissions(daemon.home().join("broken.json"), fs::Permissions::from_mode(0o600))
         .unwrap();
-    let mut operator = daemon.operator().await;
+    // Some of the files have no token, and then the one of before counts no more.
+    let control = Client::open_control(&daemon.control_socket()).await.unwrap();
+    let mut operator = control.introduce(Connect::operator()).await.unwrap();
     let pid = daemon.pid();
     let cases = cases();
     let different: BTreeSet<&[u8]> = cases.iter().map(|(_, bytes)| &**bytes).collect();

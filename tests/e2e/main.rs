@@ -28,6 +28,7 @@ mod paths;
 mod profiles;
 mod replay;
 mod restart;
+mod secrets;
 mod service;
 mod service_files;
 mod settings;

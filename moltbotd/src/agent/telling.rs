@@ -345,6 +345,7 @@ mod tests {
             device_id: None,
             remote_ip: None,
             local: true,
+            secret: None,
         };
         let outbox = Arc::new(Outbox::new(1 << 20));
         bus.attach(Arc::new(caller), Arc::clone(&outbox));

@@ -4,7 +4,7 @@
 //! answers. A step is skipped only on a verified fact, never because a field is
 //! present.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{borrow::Cow, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use moltbot_protocol::{
@@ -21,7 +21,7 @@ use super::{
     pairing::{self, Ask, Settled},
 };
 use crate::{
-    bus::Bus,
+    bus::{Bus, Close},
     clock,
     config::{self, AuthMode, LoopbackPairing},
     logging::Peer,
@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// The shared secrets in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secrets {
     /// Which of them counts.
     pub mode: AuthMode,
@@ -40,6 +40,27 @@ pub struct Secrets {
     pub password: Option<Secret>,
 }
 
+impl From<&config::AuthSecrets> for Secrets {
+    fn from(found: &config::AuthSecrets) -> Self {
+        let config::AuthSecrets { mode, token, password, .. } = found;
+        Self { mode: *mode, token: token.clone(), password: password.clone() }
+    }
+}
+
+/// What a shared secret is good for now.
+#[derive(Debug)]
+struct InForce {
+    secrets: Secrets,
+    /// Most that a client without a device gets with one.
+    scopes: Option<Vec<String>>,
+    /// Counts the changes.
+    number: u64,
+}
+
+/// How whoever used a secret of before is sent away.
+pub const SECRET_CHANGED: Close =
+    Close { code: 1008, reason: Cow::Borrowed("the gateway's secret changed") };
+
 /// Lets peers in.
 #[derive(Debug)]
 pub struct Auth {
@@ -47,7 +68,7 @@ pub struct Auth {
     store: Store,
     bus: Arc<Bus>,
     tailscale: Arc<Tailscale>,
-    secrets: ArcSwap<Secrets>,
+    in_force: ArcSwap<InForce>,
     limiter: Limiter,
     replays: Replays,
 }
@@ -101,6 +122,8 @@ pub struct Admitted {
     pub remote_ip: Option<String>,
     /// Whether it is on this host for sure.
     pub local: bool,
+    /// The shared secret that let it in, if one did.
+    pub secret: Option<u64>,
 }
 
 /// A peer that is not let in: the answer, and the close code that follows.
@@ -115,7 +138,8 @@ pub struct Refusal {
 /// How a peer proved that it may come in. Only the checks below make one.
 enum Proof {
     Control,
-    SharedSecret,
+    /// The secret of this number.
+    SharedSecret(u64),
     DeviceToken(Scopes),
     /// A user of the tailnet, at this address of it.
     Tailscale(IpAddr),
@@ -126,12 +150,14 @@ impl Auth {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { config, store, bus, tailscale, secrets } = parts;
+        let scopes = config.get().gateway.auth.shared_secret_scopes.clone();
+        let in_force = InForce { secrets, scopes, number: 0 };
         Self {
             config,
             store,
             bus,
             tailscale,
-            secrets: ArcSwap::from_pointee(secrets),
+            in_force: ArcSwap::from_pointee(in_force),
             limiter: Limiter::default(),
             replays: Replays::default(),
         }
@@ -139,7 +165,31 @@ impl Auth {
 
     /// Returns which secret counts, for status.
     pub fn mode(&self) -> AuthMode {
-        self.secrets.load().mode
+        self.in_force.load().secrets.mode
+    }
+
+    /// Puts other secrets in force, or another limit to what they are good for;
+    /// returns whether they are others. Called by one task at a time.
+    pub fn replace(&self, secrets: Secrets) -> bool {
+        let scopes = self.config.get().gateway.auth.shared_secret_scopes.clone();
+        let before = self.in_force.load();
+        if before.secrets == secrets && before.scopes == scopes {
+            return false;
+        }
+        let number = before.number + 1;
+        self.in_force.store(Arc::new(InForce { secrets, scopes, number }));
+        true
+    }
+
+    /// Sends everybody away who came in with a secret of before; returns how
+    /// many that were.
+    pub fn send_outdated_away(&self) -> usize {
+        self.bus.close_where(&SECRET_CHANGED, |caller| self.is_outdated(caller))
+    }
+
+    /// Returns whether the secret that let somebody in counts no more.
+    pub fn is_outdated(&self, caller: &Caller) -> bool {
+        caller.secret.is_some_and(|number| number != self.in_force.load().number)
     }
 
     /// Decides about a `connect`.
@@ -166,7 +216,16 @@ impl Auth {
             let scopes = self.scopes_without_device(role, &requested, &proof);
             let remote_ip = ingress.reported_ip.clone();
             let local = ingress.local;
-            return Ok(Admitted { scopes, role, device_id: None, token: None, remote_ip, local });
+            let secret = proof.secret();
+            return Ok(Admitted {
+                scopes,
+                role,
+                device_id: None,
+                token: None,
+                remote_ip,
+                local,
+                secret,
+            });
         };
         self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
     }
@@ -174,7 +233,8 @@ impl Auth {
     /// Returns whether a plain request shows the shared secret. Wrong guesses
     /// count like those of a handshake.
     pub fn knows_secret(&self, ingress: &Ingress, guess: Option<&str>) -> bool {
-        let secrets = self.secrets.load();
+        let in_force = self.in_force.load();
+        let secrets = &in_force.secrets;
         let (secret, kind) = match secrets.mode {
             AuthMode::Token => (&secrets.token, Kind::Token),
             AuthMode::Password => (&secrets.password, Kind::Password),
@@ -254,7 +314,7 @@ impl Auth {
     /// does not count is passed over: a secret may still be right.
     async fn check_tailnet(&self, ingress: &Ingress, role: Role, device: bool) -> Option<Proof> {
         let claim = ingress.tailscale.as_ref().filter(|_| device && role == Role::Operator)?;
-        match self.tailscale.verify(claim).await {
+        match self.tailscale.verify(claim, self.mode()).await {
             Ok(login) => {
                 tracing::info!(login = %Peer(&login), ip = %claim.forwarded, "user of the tailnet");
                 Some(Proof::Tailscale(claim.forwarded))
@@ -278,7 +338,8 @@ impl Auth {
         if ingress.control {
             return Ok(Proof::Control);
         }
-        let secrets = self.secrets.load();
+        let in_force = self.in_force.load();
+        let secrets = &in_force.secrets;
         let (token, password) = given(params);
         let (secret, guess, kind) = match secrets.mode {
             AuthMode::Token => (&secrets.token, token, Kind::Token),
@@ -295,7 +356,7 @@ impl Auth {
             && secret.matches(guess)
         {
             self.limiter.succeeded(ingress.ip, kind);
-            return Ok(Proof::SharedSecret);
+            return Ok(Proof::SharedSecret(in_force.number));
         }
         if let (Some(token), Some(device)) = (token, paired)
             && let Some(scopes) = self.check_device_token(params, role, token, device)
@@ -352,14 +413,10 @@ impl Auth {
             Proof::DeviceToken(scopes) => scopes.clone(),
             Proof::Control => Scopes::of(&Scope::ALL),
             Proof::Tailscale(_) => Scopes::default(),
-            Proof::SharedSecret => self
-                .config
-                .get()
-                .gateway
-                .auth
-                .shared_secret_scopes
-                .clone()
-                .map_or_else(|| Scopes::of(&Scope::ALL), Scopes),
+            Proof::SharedSecret(_) => {
+                let limit = self.in_force.load().scopes.clone();
+                limit.map_or_else(|| Scopes::of(&Scope::ALL), Scopes)
+            }
         };
         if requested.0.is_empty() {
             return ceiling;
@@ -399,7 +456,8 @@ impl Auth {
         if let Some((scopes, token)) = known.and_then(|known| pairing::unchanged(known, &ask)) {
             let token = Some(token);
             let (device_id, local) = (Some(device_id), ingress.local);
-            return Ok(Admitted { scopes, role, device_id, token, remote_ip, local });
+            let secret = proof.secret();
+            return Ok(Admitted { scopes, role, device_id, token, remote_ip, local, secret });
         }
         let settled = self
             .store
@@ -423,6 +481,7 @@ impl Auth {
                     token: Some(token),
                     remote_ip,
                     local: ingress.local,
+                    secret: proof.secret(),
                 })
             }
             Settled::Pending { request, created } => {
@@ -440,7 +499,7 @@ impl Auth {
     fn may_pair_silently(&self, ingress: &Ingress, proof: &Proof) -> bool {
         match proof {
             Proof::Control => true,
-            Proof::SharedSecret => {
+            Proof::SharedSecret(_) => {
                 ingress.local
                     && !ingress.browser
                     && self.config.get().gateway.pairing.loopback == LoopbackPairing::Auto
@@ -462,6 +521,16 @@ impl Admitted {
             device_id: self.device_id.clone(),
             remote_ip: self.remote_ip.clone(),
             local: self.local,
+            secret: self.secret,
+        }
+    }
+}
+
+impl Proof {
+    fn secret(&self) -> Option<u64> {
+        match self {
+            Self::SharedSecret(number) => Some(*number),
+            Self::Control | Self::DeviceToken(_) | Self::Tailscale(_) => None,
         }
     }
 }

@@ -9,7 +9,7 @@ mod secret;
 use moltbot_protocol::{Role, Scopes, handshake::ClientInfo};
 
 pub use self::{
-    decision::{Admitted, Auth, Ingress, Parts, Refusal, Secrets},
+    decision::{Admitted, Auth, Ingress, Parts, Refusal, SECRET_CHANGED, Secrets},
     secret::Secret,
 };
 
@@ -30,6 +30,9 @@ pub struct Caller {
     pub remote_ip: Option<String>,
     /// Whether it is on this host for sure.
     pub local: bool,
+    /// Which of the gateway's shared secrets let it in, counted; absent when
+    /// something else did.
+    pub secret: Option<u64>,
 }
 
 impl Caller {

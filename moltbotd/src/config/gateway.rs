@@ -202,16 +202,20 @@ impl TailscaleMode {
 #[serde(rename_all = "camelCase", default)]
 pub struct GatewayAuth {
     /// Which secret counts; `password` when only a password is set.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub mode: Option<AuthMode>,
     /// The token.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub token: Option<String>,
     /// The password.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub password: Option<String>,
     /// Whether users of the tailnet need no secret, only an approved device; when
     /// absent, they do not while `tailscale.mode` is `serve` and tokens count.
     pub allow_tailscale: Option<bool>,
     /// Most that a client without a device key gets; every operator scope when
     /// absent.
+    #[schemars(extend("x-effect" = Effect::Hot))]
     pub shared_secret_scopes: Option<Vec<String>>,
 }
 

@@ -112,7 +112,17 @@ impl Plan {
             };
             paths.push(path.to_string());
         }
+        plan.keep_secrets_with_addresses();
         plan
+    }
+
+    /// Secrets were checked against the addresses of the same file, so they
+    /// wait where those do.
+    fn keep_secrets_with_addresses(&mut self) {
+        if self.restart.iter().any(|path| path.starts_with("gateway.")) {
+            let secrets = self.hot.extract_if(.., |path| path.starts_with("gateway.auth."));
+            self.restart.extend(secrets);
+        }
     }
 
     /// Moves everything to where the process starts anew.
@@ -374,6 +384,8 @@ fn compare(old: &Value, new: &Value, at: &Path, changed: &mut Vec<Path>) {
 mod tests {
     use std::fs;
 
+    use serde_json::json;
+
     use super::*;
     use crate::config::LogLevel;
 
@@ -413,6 +425,17 @@ mod tests {
         write("{ gateway: { port: 20001, auth: { token: 'a' } } }");
         assert!(live.reload(Trigger::Changed).unwrap().restart.is_empty());
         assert_eq!(live.degraded(), None);
+    }
+
+    #[test]
+    fn a_secret_is_in_force_at_once_unless_addresses_wait() {
+        let plan = |old, new| Plan::between(&old, &new);
+        let auth = |token| json!({ "gateway": { "auth": { "token": token } } });
+        assert_eq!(plan(auth("a"), auth("b")).hot, ["gateway.auth.token"]);
+        let exposed = json!({ "gateway": { "bind": "lan", "auth": { "token": "a" } } });
+        let plan = plan(exposed, auth("weak"));
+        assert_eq!(plan.hot, [""; 0]);
+        assert_eq!(plan.restart, ["gateway.bind", "gateway.auth.token"]);
     }
 
     #[test]

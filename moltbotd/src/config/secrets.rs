@@ -2,7 +2,7 @@
 //! for the addresses the gateway listens on.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Read as _, Write as _},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -60,6 +60,12 @@ pub struct GivenToken {
     pub token: Option<String>,
     /// `--token-file`.
     pub file: Option<PathBuf>,
+}
+
+impl fmt::Debug for GivenToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GivenToken").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 /// Why the gateway does not start with these secrets.

@@ -97,7 +97,7 @@ pub struct Logs {
     filter: reload::Handle<Targets, Registry>,
     gate: Arc<Gate>,
     store: Arc<Mutex<Store>>,
-    own_secrets: Arc<[Known]>,
+    own_secrets: Arc<Mutex<Vec<Known>>>,
     pinned: bool,
 }
 
@@ -133,7 +133,7 @@ impl Logs {
             filter: handle,
             gate,
             store,
-            own_secrets: settings.own_secrets.into(),
+            own_secrets: Arc::new(Mutex::new(settings.own_secrets)),
             pinned: false,
         };
         logs.set_rules(settings.keep, settings.redactions);
@@ -160,8 +160,18 @@ impl Logs {
 
     /// Changes what is kept and what is never written.
     pub fn set_rules(&self, keep: Keep, mut redactions: Redactions) {
-        redactions.known.extend_from_slice(&self.own_secrets);
+        redactions.known.extend_from_slice(&self.own_secrets());
         self.store().keep(keep);
+        self.gate.redactions.store(Arc::new(redactions));
+    }
+
+    /// Never writes these either; those of before stay unwritten.
+    pub fn hide(&self, secrets: impl Iterator<Item = Known>) {
+        let mut redactions = Redactions::clone(&self.gate.redactions.load());
+        for secret in secrets {
+            redactions.known.push(secret.clone());
+            self.own_secrets().push(secret);
+        }
         self.gate.redactions.store(Arc::new(redactions));
     }
 
@@ -200,6 +210,10 @@ impl Logs {
     /// Says what was left out, before the end.
     pub fn finish(&self) {
         self.gate.finish();
+    }
+
+    fn own_secrets(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.own_secrets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn store(&self) -> MutexGuard<'_, Store> {

@@ -37,6 +37,7 @@ fn caller(conn_id: &str, device_id: &str) -> Arc<Caller> {
         device_id: Some(device_id.into()),
         remote_ip: None,
         local: true,
+        secret: None,
     })
 }
 

@@ -398,6 +398,7 @@ mod tests {
             device_id: None,
             remote_ip: None,
             local: true,
+            secret: None,
         };
         Context {
             gateway: Arc::new(()),

@@ -39,7 +39,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 pub struct Tailscale {
     mode: TailscaleMode,
     reset_on_exit: bool,
-    lets_users_in: bool,
+    /// `gateway.auth.allowTailscale`.
+    lets_users_in: Option<bool>,
     program: Option<PathBuf>,
     socket: Option<PathBuf>,
     home: Option<String>,
@@ -157,19 +158,12 @@ struct CurrentTailnet {
 impl Tailscale {
     /// Takes from the configuration what does not change while running.
     #[must_use]
-    pub fn new(
-        config: &Config,
-        settings: &config::Tailscale,
-        auth: AuthMode,
-        port: u16,
-    ) -> Arc<Self> {
+    pub fn new(config: &Config, settings: &config::Tailscale, port: u16) -> Arc<Self> {
         let scheme = if config.gateway.tls.enabled { "https+insecure" } else { "http" };
-        let serves = settings.mode == TailscaleMode::Serve;
-        let default = serves && auth != AuthMode::Password;
         Arc::new(Self {
             mode: settings.mode,
             reset_on_exit: settings.reset_on_exit,
-            lets_users_in: config.gateway.auth.allow_tailscale.unwrap_or(default),
+            lets_users_in: config.gateway.auth.allow_tailscale,
             program: settings.path.as_deref().map(PathBuf::from),
             socket: settings.socket.as_deref().map(PathBuf::from),
             home: config.variable("HOME").map(str::to_owned),
@@ -196,6 +190,12 @@ impl Tailscale {
         })
     }
 
+    /// Returns whether and how the gateway is reached through the tailnet.
+    #[must_use]
+    pub fn mode(&self) -> TailscaleMode {
+        self.mode
+    }
+
     /// Returns why the gateway is not reached through the tailnet although it
     /// is to be.
     #[must_use]
@@ -210,10 +210,11 @@ impl Tailscale {
         state.name.as_ref().filter(|_| state.served).map(|name| format!("https://{name}"))
     }
 
-    /// Establishes whether a claim to be a user of the tailnet is true. Returns
-    /// the user's login.
-    pub async fn verify(&self, claim: &Claim) -> Result<String, Denied> {
-        if !self.lets_users_in {
+    /// Establishes whether a claim to be a user of the tailnet is true, where
+    /// `auth` is the secret that counts. Returns the user's login.
+    pub async fn verify(&self, claim: &Claim, auth: AuthMode) -> Result<String, Denied> {
+        let default = self.mode == TailscaleMode::Serve && auth != AuthMode::Password;
+        if !self.lets_users_in.unwrap_or(default) {
             return Err(Denied::NotAllowed);
         }
         identity::verify(self, claim).await

@@ -347,6 +347,7 @@ fn operator() -> Caller {
         device_id: None,
         remote_ip: None,
         local: true,
+        secret: None,
     }
 }
 
