@@ -72,6 +72,23 @@ impl Sshd {
         format!("{}@127.0.0.1:{}", user(), self.port)
     }
 
+    /// Returns what a client elsewhere has in `~/.ssh/config` for this server,
+    /// under the name [`HOST`], and in `~/.ssh/known_hosts`. Its key is the file
+    /// of [`Sshd::key`] `id`, as `~/.ssh/id`.
+    #[must_use]
+    pub fn client_files(&self) -> (String, String) {
+        let public = fs::read_to_string(self.key("host.pub")).unwrap();
+        let config = format!(
+            "Host {HOST}\nHostName 127.0.0.1\nPort {}\nUser {}\nIdentityFile ~/.ssh/id\n\
+             IdentitiesOnly yes\n",
+            self.port,
+            user()
+        );
+        let mut words = public.split(' ');
+        let (kind, key) = (words.next().unwrap(), words.next().unwrap());
+        (config, format!("[127.0.0.1]:{} {kind} {key}\n", self.port))
+    }
+
     /// Returns the file of a key: `id`, which is let in, or `stranger`.
     #[must_use]
     pub fn key(&self, name: &str) -> PathBuf {

@@ -1,22 +1,33 @@
 //! A tunnel from login on: a user unit of systemd or a launchd agent that runs
 //! `moltbotctl tunnel run`. No secret is in it.
 
-use std::{ffi::OsString, fs, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
+use super::note::{self, Note, State};
 use crate::{
-    context::{Context, helped},
+    context::{Context, ended, helped},
+    output::clean,
     service::{Host, Kind},
 };
 
 /// The first line of what we wrote, and of nothing else.
 const MARK: &str = "Written by moltbotctl tunnel install";
+/// How long the service manager may take beside the tunnel itself.
+const START_WAIT: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(200);
 
-/// Writes, enables and starts the service of a tunnel.
+/// Writes, enables and starts the service of a tunnel, and waits until it is up.
 ///
 /// # Errors
-/// When this host has no service manager, or it refuses.
+/// When this host has no service manager, it refuses, or the tunnel does not
+/// come up; its service stays then.
 pub async fn install(
     cx: &Context,
     port: u16,
@@ -33,25 +44,74 @@ pub async fn install(
             "move it away and try again",
         ));
     }
+    // One that runs keeps its old words until it is gone. Perhaps there is none.
+    let _ = host.change(stop(&host, &name)).await;
+    if !dry_run && note::find(&cx.paths, port)?.is_some() {
+        return Err(helped(
+            format!("a tunnel on port {port} runs already, and not as a service"),
+            format!("end it first: moltbotctl tunnel down --local-port {port}"),
+        ));
+    }
     match host.kind {
         Kind::Launchd => {
             host.write(&path, &agent(&name, &words, &host))?;
-            let domain = format!("gui/{}", host.uid);
             let file = path.display().to_string();
-            let launchctl = host.launchctl.display().to_string();
-            // One that is loaded keeps its old words until it is gone.
-            let _ =
-                host.change(command(&launchctl, &["bootout", &format!("{domain}/{name}")])).await;
-            host.must(command(&launchctl, &["bootstrap", &domain, &file])).await?;
+            let domain = format!("gui/{}", host.uid);
+            host.must(launchctl(&host, &["bootstrap", &domain, &file])).await?;
         }
         _ => {
             host.write(&path, &unit(&words))?;
-            let systemctl = host.systemctl.display().to_string();
-            host.must(command(&systemctl, &["--user", "daemon-reload"])).await?;
-            host.must(command(&systemctl, &["--user", "enable", "--now", &name])).await?;
+            host.must(systemctl(&host, &["daemon-reload"])).await?;
+            host.must(systemctl(&host, &["enable", "--now", &name])).await?;
         }
     }
-    tell(cx, &host, "installed", &path)
+    let up = if dry_run { None } else { wait_until_up(cx, &host, &name, port).await? };
+    tell(cx, &host, "installed", &path)?;
+    match up {
+        Some(note) if !cx.output.json => cx.output.line(clean(&note.line())),
+        Some(_) => {}
+        None if dry_run => {}
+        None => return Err(not_up(&host, &name)),
+    }
+    Ok(())
+}
+
+/// Waits for the first word of the tunnel; `None` when it ended or says none.
+async fn wait_until_up(
+    cx: &Context,
+    host: &Host,
+    name: &str,
+    port: u16,
+) -> anyhow::Result<Option<Note>> {
+    let deadline = Instant::now() + cx.timeout() + START_WAIT;
+    while Instant::now() < deadline {
+        let note = note::find(&cx.paths, port)?;
+        if let Some(note) = note
+            && matches!(note.state, State::Up | State::Degraded)
+        {
+            return Ok(Some(note));
+        }
+        let failed = host.kind == Kind::Systemd
+            && host.ask(&systemctl(host, &["is-failed", "--quiet", name])).await?.ok();
+        if failed {
+            break;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(None)
+}
+
+fn not_up(host: &Host, name: &str) -> anyhow::Error {
+    let see = match host.kind {
+        Kind::Launchd => format!("cat {}", log(host, name).display()),
+        _ => format!("journalctl --user -u {name} -n 5 -o cat"),
+    };
+    ended(
+        8,
+        "the tunnel is installed, but not up; the service may lack your ssh agent, which only your \
+         session has",
+        format!("see why: {see}; then: moltbotctl tunnel status"),
+    )
 }
 
 /// Stops the service of a tunnel and removes what [`install`] wrote.
@@ -69,24 +129,41 @@ pub async fn uninstall(cx: &Context, port: u16, dry_run: bool) -> anyhow::Result
     }
     match host.kind {
         Kind::Launchd => {
-            let job = format!("gui/{}/{name}", host.uid);
-            let launchctl = host.launchctl.display().to_string();
             // It may not be loaded at all.
-            let _ = host.change(command(&launchctl, &["bootout", &job])).await;
+            let _ = host.change(stop(&host, &name)).await;
             host.remove(&path)?;
         }
         _ => {
-            let systemctl = host.systemctl.display().to_string();
-            host.must(command(&systemctl, &["--user", "disable", "--now", &name])).await?;
+            host.must(systemctl(&host, &["disable", "--now", &name])).await?;
             host.remove(&path)?;
-            host.must(command(&systemctl, &["--user", "daemon-reload"])).await?;
+            host.must(systemctl(&host, &["daemon-reload"])).await?;
+            // One that failed is remembered otherwise. Most did not.
+            let _ = host.change(systemctl(&host, &["reset-failed", &name])).await;
         }
     }
     tell(cx, &host, "uninstalled", &path)
 }
 
-fn command(program: &str, words: &[&str]) -> Vec<String> {
-    [program].iter().chain(words).map(ToString::to_string).collect()
+fn stop(host: &Host, name: &str) -> Vec<String> {
+    match host.kind {
+        Kind::Launchd => launchctl(host, &["bootout", &format!("gui/{}/{name}", host.uid)]),
+        _ => systemctl(host, &["stop", name]),
+    }
+}
+
+fn systemctl(host: &Host, words: &[&str]) -> Vec<String> {
+    let program = host.systemctl.display().to_string();
+    [&*program, "--user"].iter().chain(words).map(ToString::to_string).collect()
+}
+
+fn launchctl(host: &Host, words: &[&str]) -> Vec<String> {
+    let program = host.launchctl.display().to_string();
+    [&*program].iter().chain(words).map(ToString::to_string).collect()
+}
+
+/// Returns where launchd writes what a tunnel says.
+fn log(host: &Host, name: &str) -> PathBuf {
+    host.home.join("Library/Logs").join(format!("{name}.log"))
 }
 
 /// Returns the file and the name of a tunnel's service.
@@ -146,7 +223,7 @@ fn agent(label: &str, words: &[String], host: &Host) -> String {
     let xml = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     let words: String =
         words.iter().map(|word| format!("    <string>{}</string>\n", xml(word))).collect();
-    let log = host.home.join("Library/Logs").join(format!("{label}.log"));
+    let log = log(host, label);
     format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<!-- {MARK} -->\n\
          <!DOCTYPE plist PUBLIC \"-//Apple//DTD PLIST 1.0//EN\" \

@@ -43,6 +43,8 @@ impl Suite {
 pub(super) struct Machine {
     suite: Suite,
     name: String,
+    /// What else it sees of this host: a folder, and where.
+    bind: Option<(PathBuf, &'static str)>,
     /// Where the gateway of the default profile listens.
     pub(super) port: u16,
 }
@@ -50,8 +52,17 @@ pub(super) struct Machine {
 impl Machine {
     /// Boots a fresh machine.
     pub(super) fn boot(suite: Suite, story: &str) -> Self {
+        Self::boot_with(suite, story, None)
+    }
+
+    /// Boots a fresh machine that sees a folder of this host.
+    pub(super) fn boot_with(
+        suite: Suite,
+        story: &str,
+        bind: Option<(PathBuf, &'static str)>,
+    ) -> Self {
         let name = format!("{story}-{}-{}", suite.name(), id());
-        let machine = Self { suite, name, port: ports::free() };
+        let machine = Self { suite, name, bind, port: ports::free() };
         machine.host(&["prepare"]);
         machine.host(&["boot"]);
         machine
@@ -153,6 +164,11 @@ impl Machine {
         assert!(output.status.success(), "systemd-host.sh {arguments:?}\n{out}\n{err}");
     }
 
+    fn binds(&self) -> String {
+        let more = self.bind.iter().map(|(from, to)| format!(" {}:{to}:ro", from.display()));
+        format!("{}:/packages:ro{}", packages().display(), more.collect::<String>())
+    }
+
     fn script(&self) -> Command {
         let script: PathBuf = source_root().join("tests/systemd-host.sh");
         let mut command = Command::new(script);
@@ -161,7 +177,7 @@ impl Machine {
             .env("SDHOST_PACKAGES", self.suite.packages())
             .env("SDHOST_NAME", &self.name)
             .env("SDHOST_NET", "host")
-            .env("SDHOST_BIND", format!("{}:/packages:ro", packages().display()));
+            .env("SDHOST_BIND", self.binds());
         command
     }
 }

@@ -8,6 +8,7 @@ mod profiles;
 mod restarts;
 mod rpm;
 mod service;
+mod tunnel;
 mod units;
 mod user;
 mod watchdog;
@@ -38,6 +39,7 @@ on_both! {
     restarts_refuse_nobody => super::restarts::story;
     sixteen_profiles_do_not_notice_each_other => super::profiles::story;
     a_service_is_what_moltbotctl_makes_of_it => super::service::story;
+    a_tunnel_is_a_service_of_its_user => super::tunnel::story;
     a_user_without_a_session_keeps_the_gateway => super::user::story;
 }
 
