@@ -68,7 +68,10 @@ async fn a_stalled_client_is_dropped_and_others_are_not() {
     let daemon = Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await;
     let mut stalled = daemon.operator().await;
     let mut reading = daemon.operator().await;
+    // The conversation is there once its first message has an answer; the call
+    // itself is answered before.
     reading.call("chat.send", said("/status", 0)).await.unwrap();
+    reading.event_where("chat", |payload| payload["state"] == "final").await;
     let fill = "x".repeat(200_000);
     // The kernel's own buffers take some megabytes before the daemon's fill up.
     for _ in 0..100 {
