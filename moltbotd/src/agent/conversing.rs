@@ -26,7 +26,7 @@ use crate::{
     providers::{Chunk, Media, ModelRef, Prompt, ProviderError, StopReason, ToolCall, Usage},
     sessions::{key, message, model},
     store::{Db, StoreError},
-    tools::{ToolContext, ToolOutput},
+    tools::ToolContext,
 };
 
 /// Rounds of tool calls in one run: enough for long work, an end to circles.
@@ -345,15 +345,17 @@ impl Conversation<'_> {
         let ToolCall { id, name, arguments } = call;
         let bus = &self.agent.parts.bus;
         self.run.tell_call(bus, self.verbose, name, id, arguments);
-        let answer = match self.agent.parts.tools.find(name) {
+        let tool = self.agent.parts.tools.find(name);
+        let answer = match tool {
             Some(tool) => tool.call(self.context(), arguments.clone()).await.map_err(|e| e.0),
             None => Err(format!("there is no tool named {name}")),
         };
-        let (text, meta, is_error) = match answer {
-            Ok(ToolOutput { text, meta }) => (text, meta, false),
-            Err(text) => (text, None, true),
+        let hint = tool.and_then(|tool| tool.hint(arguments));
+        let (text, is_error) = match answer {
+            Ok(text) => (text, false),
+            Err(text) => (text, true),
         };
-        let meta = meta.as_deref();
+        let meta = hint.as_deref();
         let result = ToolResult { name, id, meta, is_error, text: &text };
         self.run.tell_result(bus, self.verbose, &result);
         Called { text, is_error }

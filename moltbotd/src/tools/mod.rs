@@ -15,12 +15,16 @@ pub trait Tool: Send + Sync + 'static {
     /// Returns its name, description and the schema of its arguments.
     fn spec(&self) -> ToolSpec;
 
-    /// Does it. Errors are told to the model, which may try another way.
+    /// Does it, and returns what the model is told. Errors are told to the
+    /// model, too, which may try another way.
     fn call(&self, cx: ToolContext, arguments: Value) -> Calling;
+
+    /// Says what a call is about, in one line for people who watch.
+    fn hint(&self, arguments: &Value) -> Option<String>;
 }
 
 /// A tool at work.
-pub type Calling = Pin<Box<dyn Future<Output = Result<ToolOutput, ToolError>> + Send>>;
+pub type Calling = Pin<Box<dyn Future<Output = Result<String, ToolError>> + Send>>;
 
 /// What a tool is told besides its arguments.
 #[derive(Clone, Debug)]
@@ -33,15 +37,6 @@ pub struct ToolContext {
     pub run_id: String,
     /// Cancelled when the run is aborted.
     pub cancel: CancellationToken,
-}
-
-/// What a tool found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ToolOutput {
-    /// For the model.
-    pub text: String,
-    /// One line for people who watch.
-    pub meta: Option<String>,
 }
 
 /// Why a tool could not do it; told to the model.

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Calling, Tool, ToolContext, ToolError, ToolOutput};
+use super::{Calling, Tool, ToolContext, ToolError};
 use crate::providers::ToolSpec;
 
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
@@ -124,9 +124,15 @@ impl Tool for Nodes {
             let cancel = cx.cancel.clone();
             tokio::select! {
                 () = cancel.cancelled() => Err(ToolError("aborted".into())),
-                output = run(calls, cx, arguments) => output,
+                text = run(calls, cx, arguments) => text,
             }
         })
+    }
+
+    fn hint(&self, arguments: &Value) -> Option<String> {
+        let said = |name: &str| arguments[name].as_str().filter(|text| !text.trim().is_empty());
+        let command = said("command").filter(|_| said("action") == Some("invoke"));
+        command.or(said("action")).map(str::to_owned)
     }
 }
 
@@ -134,12 +140,12 @@ async fn run(
     calls: Arc<dyn NodeCalls>,
     cx: ToolContext,
     arguments: Value,
-) -> Result<ToolOutput, ToolError> {
+) -> Result<String, ToolError> {
     let arguments: Arguments = serde_json::from_value(arguments)
         .map_err(|error| ToolError(format!("invalid arguments of nodes: {error}")))?;
     match arguments.action {
-        Action::List => Ok(output(&calls.list().await?, "list")),
-        Action::Describe => Ok(output(&calls.describe(arguments.node).await?, "describe")),
+        Action::List => Ok(told(&calls.list().await?)),
+        Action::Describe => Ok(told(&calls.describe(arguments.node).await?)),
         Action::Invoke => invoke(&*calls, &cx, arguments).await,
     }
 }
@@ -148,7 +154,7 @@ async fn invoke(
     calls: &dyn NodeCalls,
     cx: &ToolContext,
     arguments: Arguments,
-) -> Result<ToolOutput, ToolError> {
+) -> Result<String, ToolError> {
     let Arguments { node, command, mut params, timeout_ms, .. } = arguments;
     if command.trim().is_empty() {
         return Err(ToolError("command required".into()));
@@ -172,9 +178,9 @@ async fn invoke(
     if command == "system.run"
         && let Some(text) = run_report(&payload)
     {
-        return Ok(ToolOutput { text: shortened(text), meta: Some(command) });
+        return Ok(shortened(text));
     }
-    Ok(output(&payload, &command))
+    Ok(told(&payload))
 }
 
 /// Writes what a program printed as it printed it, then how it ended.
@@ -201,12 +207,11 @@ fn run_report(payload: &Value) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join("\n"))
 }
 
-fn output(payload: &Value, meta: &str) -> ToolOutput {
-    let text = match payload {
+fn told(payload: &Value) -> String {
+    shortened(match payload {
         Value::Null => "done".to_owned(),
         payload => without_binaries(payload.clone()).to_string(),
-    };
-    ToolOutput { text: shortened(text), meta: Some(meta.to_owned()) }
+    })
 }
 
 /// A picture as text would fill the model's context and tell it nothing.
@@ -276,7 +281,7 @@ mod tests {
     async fn call(calls: &Arc<Recorder>, arguments: Value) -> Result<String, String> {
         let calls: Arc<dyn NodeCalls> = Arc::clone(calls) as _;
         let result = Nodes::new(calls).call(context(), arguments).await;
-        result.map(|output| output.text).map_err(|error| error.to_string())
+        result.map_err(|error| error.to_string())
     }
 
     #[tokio::test]
@@ -319,6 +324,16 @@ mod tests {
         assert_eq!(error, "command required");
         let error = call(&calls, json!({ "action": "describe", "node": "x" })).await.unwrap_err();
         assert_eq!(error, "unknown node: x");
+    }
+
+    #[test]
+    fn a_call_is_hinted_at_whatever_comes_of_it() {
+        let nodes = Nodes::new(Arc::new(Recorder::default()));
+        let hint = |arguments: Value| nodes.hint(&arguments);
+        let run = json!({ "action": "invoke", "command": "system.run" });
+        assert_eq!(hint(run).as_deref(), Some("system.run"));
+        assert_eq!(hint(json!({ "action": "list", "command": "" })).as_deref(), Some("list"));
+        assert_eq!(hint(json!("nonsense")), None);
     }
 
     #[tokio::test]

@@ -37,7 +37,7 @@ use crate::{
     sessions::message,
     store::{RunRow, Store},
     tools::{
-        Calling, Tool, ToolContext, ToolError, ToolOutput, Tools,
+        Calling, Tool, ToolContext, ToolError, Tools,
         nodes::{Answering, NodeCalls},
     },
 };
@@ -127,8 +127,12 @@ impl Tool for CounterTool {
             if let Some(hold) = &counter.hold {
                 hold.notified().await;
             }
-            Ok(ToolOutput { text: format!("counted {count}"), meta: Some("count".into()) })
+            Ok(format!("counted {count}"))
         })
+    }
+
+    fn hint(&self, _arguments: &Value) -> Option<String> {
+        Some("count".into())
     }
 }
 
