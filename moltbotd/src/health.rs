@@ -1,7 +1,8 @@
 //! How the daemon is: one report for all who ask, refreshed in the background.
 //!
-//! A refresh that found nothing new is told to nobody, so that many clients
-//! connecting at once do not cost the square of their number.
+//! A refresh that somebody asked for and that found nothing new is told to
+//! nobody, so that many clients connecting at once do not cost the square of
+//! their number.
 
 use std::{
     path::PathBuf,
@@ -117,6 +118,14 @@ impl Health {
         }
     }
 
+    /// Makes the first report, unless there is one.
+    pub async fn first(&self) -> Result<(), StoreError> {
+        if self.last_with_age().is_none() {
+            self.refresh(false).await?;
+        }
+        Ok(())
+    }
+
     /// Asks for a refresh in the background; several wishes make one.
     pub fn refresh_soon(&self) {
         self.wanted.notify_one();
@@ -124,18 +133,28 @@ impl Health {
 
     /// Refreshes on demand and once a minute. Runs until cancelled.
     pub async fn keep_fresh(&self) {
+        let mut clock = tokio::time::interval_at(tokio::time::Instant::now() + FRESH, FRESH);
         loop {
-            // Whoever asks in this second is served by one refresh.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let _ = tokio::time::timeout(FRESH, self.wanted.notified()).await;
-            if let Err(error) = self.refresh(false).await {
+            let told = tokio::select! {
+                // Clients show how old the last report is, so that each of
+                // these is told.
+                _ = clock.tick() => Told::Anyway,
+                () = self.wanted.notified() => Told::News,
+            };
+            if let Err(error) = self.renew(false, told).await {
                 tracing::warn!(%error, "health not refreshed");
             }
+            // Whoever asks in this second is served by one refresh.
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 
     /// Makes a new report, and tells everybody if it differs from the last.
     pub async fn refresh(&self, probe: bool) -> Result<HealthSummary, StoreError> {
+        self.renew(probe, Told::News).await
+    }
+
+    async fn renew(&self, probe: bool, told: Told) -> Result<HealthSummary, StoreError> {
         let summary = self.collect(probe).await?;
         let changed = {
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -143,7 +162,7 @@ impl Health {
             *last = Some((Instant::now(), summary.clone()));
             changed
         };
-        if changed {
+        if changed || told == Told::Anyway {
             self.parts.bus.publish_versioned(&HealthChanged(summary.clone()), Versioned::Health);
         }
         Ok(summary)
@@ -291,8 +310,19 @@ impl Health {
 
     fn last_with_age(&self) -> Option<(Duration, HealthSummary)> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().map(|(at, summary)| (at.elapsed(), summary.clone()))
+        let (at, summary) = last.as_ref()?;
+        // What hinders the daemon is told at once, however old the rest is.
+        Some((at.elapsed(), HealthSummary { degraded: self.degraded(), ..summary.clone() }))
     }
+}
+
+/// Which reports everybody is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// Those that differ from the one before.
+    News,
+    /// Every one.
+    Anyway,
 }
 
 /// There is no heartbeat runner yet, and the report says so.

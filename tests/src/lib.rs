@@ -42,5 +42,6 @@ pub use self::{
 pub use self::{far_host::FarHost, island::on_an_island};
 
 /// How long a test waits for something that must happen. Long on purpose: it
-/// bounds a hang on a busy machine, it measures nothing.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// bounds a hang on a busy machine, it measures nothing. Longer than the pause
+/// between two ticks, so that a client that only listens hears something.
+pub const PATIENCE: Duration = Duration::from_secs(45);

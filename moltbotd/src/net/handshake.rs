@@ -189,6 +189,9 @@ async fn welcome<S: Socket>(
     let Login { request_id, params, admitted } = login;
     let caller = Arc::new(admitted.caller(&conn_id, &params));
     let gateway = &shared.gateway;
+    // A client that finds no report takes the gateway for one that is not up
+    // yet; where the store cannot be read there is none.
+    let _ = timeout_at(deadline, gateway.health.first()).await;
     let limit = gateway.config.get().gateway.limits.max_buffered_bytes;
     let outbox = Arc::new(Outbox::new(limit));
     gateway.attach(&caller, &outbox, &params);

@@ -49,9 +49,6 @@ impl Bindings {
         tell: &mut dyn FnMut(&str, String),
     ) {
         match (recorded, ours) {
-            // A gateway that has just started has no report yet.
-            (Value::Object(_), Value::Object(ours))
-                if ours.is_empty() && path.ends_with("snapshot.health") => {}
             (Value::Object(recorded), Value::Object(ours)) => {
                 for (name, value) in recorded {
                     let path = join(path, name);

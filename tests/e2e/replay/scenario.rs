@@ -72,7 +72,7 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// How long an event may take that is not listed as missing.
 const EVENT: Duration = Duration::from_secs(20);
 /// The same for those that a clock sends.
-const CLOCK_EVENT: Duration = Duration::from_secs(60);
+const CLOCK_EVENT: Duration = Duration::from_secs(120);
 /// How long a run may take that ends in another way than the recorded one.
 const RUN_END: Duration = Duration::from_secs(20);
 
