@@ -81,7 +81,8 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        // A gateway says so where it passes on what another part of it said.
+        f.write_str(self.message.strip_prefix("Error: ").unwrap_or(&self.message))?;
         match self.details.as_ref().and_then(|details| details.get("nodeError")) {
             Some(error) => {
                 let code = error.get("code").and_then(Value::as_str).unwrap_or("unknown");

@@ -56,6 +56,8 @@ pub(super) struct Account {
     pub(super) enabled: bool,
     /// What runs it, or why nothing can.
     pub(super) driver: Result<Arc<dyn Driver>, String>,
+    /// What somebody who wants to send is told while it is not configured.
+    pub(super) lacks: Option<String>,
     /// What it was made from; another value means it must be started anew.
     pub(super) seed: Value,
     /// What `channels.status` shows beside its state.

@@ -386,7 +386,9 @@ impl Channels {
             .find(channel, account)
             .ok_or_else(|| SendError::Refused(format!("unknown {channel} account: {account}")))?;
         if let Err(reason) = running.usable() {
-            return Err(SendError::Refused(format!("{channel} account {account:?}: {reason}")));
+            let told = running.account.lacks.clone();
+            let told = told.unwrap_or_else(|| format!("{channel} account {account:?}: {reason}"));
+            return Err(SendError::Refused(told));
         }
         let mut settled = self.settled.subscribe();
         let row = NewMessage {
@@ -587,6 +589,11 @@ impl Running {
     /// The summary of the health report.
     fn health(&self) -> Map<String, Value> {
         let mut summary = self.summary();
+        if self.account.lacks.is_some() {
+            // Nobody missed it so far, so that nothing is wrong with it.
+            summary.insert("mode".into(), Value::Null);
+            summary.insert("lastError".into(), Value::Null);
+        }
         summary.insert("accountId".into(), json!(self.account.id));
         summary
     }

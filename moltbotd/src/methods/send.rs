@@ -44,7 +44,7 @@ async fn send(cx: Context, params: Send) -> Result<SendResult> {
             cx.gateway.dedupe.release(&key);
             Err(match error {
                 SendError::UnknownChannel(_) => Error::Invalid(error.to_string()),
-                _ => Error::Unavailable(error.to_string()),
+                _ => Error::Unavailable(format!("Error: {error}")),
             })
         }
     }

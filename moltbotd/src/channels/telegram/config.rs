@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 
 use crate::config::Findings;
 
+/// Why an account without a token does not run, as `channels.status` says it.
+pub(super) const NOT_CONFIGURED: &str = "not configured";
+
 /// Account that stands for the channel's own keys.
 pub(super) const DEFAULT_ACCOUNT: &str = "default";
 
@@ -370,7 +373,7 @@ fn token(
             return (TokenSource::Env, Ok(Secret(token.to_owned())));
         }
     }
-    (TokenSource::None, Err("not configured".into()))
+    (TokenSource::None, Err(NOT_CONFIGURED.into()))
 }
 
 fn read_token(path: &std::path::Path, place: &str) -> Result<Secret, String> {

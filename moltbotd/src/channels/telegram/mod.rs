@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     api::{Api, ApiError},
-    config::{GroupPolicy, Secret, Settings, StreamMode, TOKEN_VARIABLE},
+    config::{GroupPolicy, NOT_CONFIGURED, Secret, Settings, StreamMode, TOKEN_VARIABLE},
     poll::Poller,
     update::Me,
 };
@@ -134,10 +134,16 @@ fn make(account: config::Account, token: Result<Secret, String>, shared: &Shared
         "historyLimit": shared.history_limit,
     });
     let enabled = settings.enabled;
+    let lacks = token.as_ref().is_err_and(|reason| reason == NOT_CONFIGURED).then(|| {
+        format!(
+            "Telegram bot token missing for account {id:?} (set \
+             channels.telegram.accounts.{id}.botToken/tokenFile or {TOKEN_VARIABLE} for default)."
+        )
+    });
     let driver = token
         .and_then(|token| Telegram::new(settings, token, shared))
         .map(|bot| Arc::new(bot) as Arc<dyn Driver>);
-    Account { id, enabled, driver, seed, facts }
+    Account { id, enabled, driver, lacks, seed, facts }
 }
 
 fn allows_unmentioned(settings: &Settings) -> bool {
