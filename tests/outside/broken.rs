@@ -249,35 +249,3 @@ async fn moltbotctl_drives_a_gateway_of_the_reference_through_ssh() {
     laptop.ctl.text(&nodes).await;
     gateway.kill().await.unwrap();
 }
-
-/// Prints what one call over ssh takes, beside what ssh itself takes; nothing is
-/// required of the figures.
-#[tokio::test]
-async fn a_call_over_ssh_beside_ssh_itself() {
-    const ROUNDS: usize = 11;
-    let (daemon, sshd) = (Daemon::start().await, Sshd::start().await);
-    let (_home, ctl) = configured(&sshd, &daemon).await;
-    for shared in [false, true] {
-        if shared {
-            sshd.multiplex();
-        }
-        ctl.json(&["health"]).await;
-        let (mut calls, mut bare) = (Vec::new(), Vec::new());
-        for _ in 0..ROUNDS {
-            let begun = std::time::Instant::now();
-            assert!(sshd.ssh(&[sshd::HOST, "true"]).status().await.unwrap().success());
-            bare.push(begun.elapsed());
-            let begun = std::time::Instant::now();
-            ctl.json(&["health"]).await;
-            calls.push(begun.elapsed());
-        }
-        calls.sort();
-        bare.sort();
-        eprintln!(
-            "one call over --ssh, shared connection {shared}: p50 {:?}; ssh far true: p50 {:?}",
-            calls[ROUNDS / 2],
-            bare[ROUNDS / 2]
-        );
-    }
-    sshd.ssh(&["-O", "exit", sshd::HOST]).output().await.unwrap();
-}

@@ -1,8 +1,8 @@
 //! Measures the daemon beside a bare WebSocket echo server, on one machine in
 //! one run, and prints the table of `BENCHMARKS.md`.
 //!
-//! `cargo run --release -p moltbot-tests --bin bench`. Nothing here is a test:
-//! the figures depend on the machine.
+//! `cargo run --release -p moltbot-tests --bin bench`; with `ssh` behind it, calls
+//! through ssh instead. Nothing here is a test: the figures depend on the machine.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -10,6 +10,7 @@ mod clients;
 mod echo;
 mod load;
 mod process;
+mod ssh;
 mod table;
 
 use std::time::{Duration, Instant};
@@ -29,10 +30,16 @@ const SPARE_FILES: u64 = 200;
 fn main() {
     let files = process::raise_file_limit();
     let runtime = Runtime::new().unwrap();
-    if let Some(port) = std::env::args().nth(1).and_then(|argument| argument.parse().ok()) {
-        return runtime.block_on(echo::serve(port));
+    match std::env::args().nth(1).as_deref() {
+        None => runtime.block_on(measure(files)),
+        Some("ssh") => {
+            let mut table = Table::default();
+            runtime.block_on(ssh::measure(&mut table));
+            print!("{table}");
+        }
+        // What this program starts itself as.
+        Some(port) => runtime.block_on(echo::serve(port.parse().unwrap())),
     }
-    runtime.block_on(measure(files));
 }
 
 async fn measure(files: u64) {
