@@ -208,11 +208,11 @@ impl Context {
         match Client::connect(target, &options(target)).await {
             Ok(client) => Ok(Connected { client, candidate, latency: started.elapsed() }),
             Err(error) => {
-                let withheld = candidate.withheld.filter(|_| error.is_unauthorized());
+                let advice = candidate.withheld.or_else(|| where_the_token_is(target));
                 Err((
                     source,
-                    match withheld {
-                        Some(withheld) => ended(error.exit_code(), error.to_string(), withheld),
+                    match advice.filter(|_| error.is_unauthorized()) {
+                        Some(advice) => ended(error.exit_code(), error.to_string(), advice),
                         None => error.into(),
                     },
                 ))
@@ -253,6 +253,19 @@ impl Context {
         connected.client.close().await;
         Ok(result?)
     }
+}
+
+/// Returns what helps at a gateway behind ssh that was shown nothing.
+fn where_the_token_is(target: &Target) -> Option<String> {
+    let Address::Ssh(ssh) = &target.address else { return None };
+    target.credentials.is_empty().then(|| {
+        format!(
+            "show it its token once, then this device is remembered: (umask 077; ssh {} cat \
+             .local/state/moltbot/gateway-token > token), then add --token-file token. A service \
+             of the system keeps it in /var/lib/moltbot",
+            ssh.login.destination.words()
+        )
+    })
 }
 
 fn is_absent(error: &anyhow::Error) -> bool {

@@ -43,6 +43,9 @@ async fn a_gateway_is_reached_through_ssh_and_the_device_is_remembered() {
     let laptop = Laptop::new(&sshd);
     let (port, token) = (daemon.port().to_string(), laptop.token_file());
     let target = ["--ssh", sshd::HOST, "--port", &port];
+    let (code, said) = failure(&laptop.ctl.run(&[&["health"], &target[..]].concat()).await);
+    assert_eq!(code, 6, "{said}");
+    assert!(said.contains("ssh far cat .local/state/moltbot/gateway-token"), "{said}");
     let first = [&["health", "--token-file", &token], &target[..]].concat();
     assert_eq!(laptop.ctl.json(&first).await["ok"], true);
     // The gateway on the loopback of its host paired the device, so the token is not needed again.
