@@ -25,6 +25,8 @@ fn a_tailnet_that_comes_late_is_listened_on_and_may_leave_and_return() {
         assert!(degraded.contains("no tailnet address now"), "{degraded}");
         let shown = Ctl::beside(&daemon).text(&["status"]).await;
         assert!(shown.contains("no tailnet address now") && shown.contains(&here[0]), "{shown}");
+        let shown = Ctl::beside(&daemon).json(&["gateway", "status"]).await;
+        assert_eq!(shown["gateway"]["listening"], json!(here));
 
         far.join_tailnet();
         let both = [&there[..1], &here[..], &there[1..]].concat();

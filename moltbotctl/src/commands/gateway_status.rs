@@ -50,7 +50,7 @@ pub async fn run(cx: &Context, look: Look) -> anyhow::Result<ExitCode> {
     let host = Host::this(&cx.environment, true)?;
     let found = Found::look(cx, &host).await;
     let state = found.meant(&host);
-    let Answer { rpc, server, tailnet } =
+    let Answer { rpc, server, tailnet, listening } =
         if look.probe { probe(cx).await } else { Answer::default() };
     let port = port(cx, state);
     let mut report = json!({
@@ -64,6 +64,7 @@ pub async fn run(cx: &Context, look: Look) -> anyhow::Result<ExitCode> {
             "customBindHost": cx.config.at("gateway.customBindHost"),
             "port": port.0,
             "portSource": port.1,
+            "listening": listening,
             "probeUrl": rpc["url"].as_str().map_or_else(
                 || format!("ws://127.0.0.1:{}", port.0), str::to_owned),
         },
@@ -106,6 +107,7 @@ struct Answer {
     rpc: Value,
     server: Value,
     tailnet: Value,
+    listening: Value,
 }
 
 async fn probe(cx: &Context) -> Answer {
@@ -124,17 +126,20 @@ async fn probe(cx: &Context) -> Answer {
         "latencyMs": u64::try_from(connected.latency.as_millis()).unwrap_or(u64::MAX),
     });
     // That it lets one in is not all: it must answer too.
-    let tailnet = match connected.client.call_raw("status", json!({})).await {
-        Ok(status) => tailnet::look(&status).await,
+    let (mut tailnet, mut listening) = (Value::Null, Value::Null);
+    match connected.client.call_raw("status", json!({})).await {
+        Ok(status) => {
+            tailnet = tailnet::look(&status).await;
+            listening = status.pointer("/gateway/listening").cloned().unwrap_or_default();
+        }
         Err(error) => {
             rpc["ok"] = false.into();
             rpc["error"] = error.to_string().into();
-            Value::Null
         }
-    };
+    }
     let server = connected.client.hello().get("server").cloned().unwrap_or(Value::Null);
     connected.client.close().await;
-    Answer { rpc, server, tailnet }
+    Answer { rpc, server, tailnet, listening }
 }
 
 /// Returns the configurations of this program and of the service, which a
@@ -371,6 +376,9 @@ fn show(cx: &Context, found: &Found, state: Option<&State>, report: &Value) {
             ),
         ));
         pairs.push(("Version", cell(report, "/server/version")));
+        if report["gateway"]["listening"].is_array() {
+            pairs.push(("Listens", cell(report, "/gateway/listening")));
+        }
     } else if rpc["ok"] == false {
         let error = cell(report, "/rpc/error");
         pairs.push(("Gateway", format!("{}: {error}", out.verdict(false, "does not answer"))));

@@ -80,13 +80,6 @@ fn gateway(connected: &Connected, status: &Value, presence: &Value) -> Value {
     })
 }
 
-/// Returns the addresses that a gateway says it listens on; not every one does.
-fn listens(report: &Value) -> String {
-    let all = report.pointer("/gateway/listening").and_then(Value::as_array);
-    let all: Vec<_> = all.into_iter().flatten().filter_map(Value::as_str).map(clean).collect();
-    if all.is_empty() { "-".into() } else { all.join(", ") }
-}
-
 /// Returns whether a presence entry is the gateway's own.
 #[must_use]
 pub fn is_gateway(entry: &Value) -> bool {
@@ -124,7 +117,7 @@ fn show(out: Output, report: &Value) {
             ),
         ),
         ("State", health::verdict(out, report)),
-        ("Listens", listens(report)),
+        ("Listens", cell(report, "/gateway/listening")),
         ("Model", cell(sessions, "/defaults/model")),
         ("Sessions", format!("{}{latest}", cell(sessions, "/count"))),
         ("Heartbeat", cell(report, "/heartbeat/agents/0/every")),
