@@ -43,10 +43,14 @@ impl Db<'_> {
         Ok(())
     }
 
-    /// Returns the messages that are not handled yet, oldest first.
+    /// Returns the messages that are not handled yet and that no run has taken,
+    /// oldest first. A run knows what it was asked; nothing may be added to it.
     pub fn open_inbox(&self) -> rusqlite::Result<Vec<InboxRow>> {
         self.0
-            .prepare_cached("SELECT id, body FROM inbox WHERE state = 'received' ORDER BY id")?
+            .prepare_cached(
+                "SELECT id, body FROM inbox WHERE state = 'received'
+                 AND NOT EXISTS (SELECT 1 FROM run WHERE inbox_id = inbox.id) ORDER BY id",
+            )?
             .query_map([], |row| Ok(InboxRow { id: row.get(0)?, body: row.get(1)? }))?
             .collect()
     }
@@ -103,5 +107,31 @@ impl Db<'_> {
             [before_ms],
         )?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::{NewRun, Store};
+
+    #[tokio::test]
+    async fn what_a_run_has_taken_is_not_handed_over_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        let work = |db: &crate::store::Db<'_>| {
+            let inbox_id = db.put_inbox("telegram", "default", 1, Some("{}"), 0)?;
+            let waiting = db.put_inbox("telegram", "default", 2, Some("{}"), 0)?;
+            db.add_run(&NewRun {
+                id: "r".into(),
+                session_key: "s".into(),
+                inbox_id,
+                request: "{}".into(),
+                accepted_at_ms: 0,
+            })?;
+            let open: Vec<_> = db.open_inbox()?.iter().map(|row| Some(row.id)).collect();
+            assert_eq!(open, [waiting]);
+            Ok(())
+        };
+        store.write(work).await.unwrap();
     }
 }
