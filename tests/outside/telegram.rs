@@ -366,3 +366,23 @@ async fn a_changed_section_takes_effect_without_a_second_poller() {
     telegram.shows_text(8, "after").await;
     assert_eq!(telegram.front.most_polls(BOT), 1);
 }
+
+#[tokio::test]
+async fn another_bot_is_heard_from_its_first_message_on() {
+    const OTHER: &str = "10:other-bot";
+    let telegram = Telegram::start().await;
+    let mut daemon = daemon(&telegram, json!({})).await;
+    telegram.says(7, "to the first").await;
+    telegram.shows_text(7, "to the first").await;
+    daemon.stop().await;
+    let chat = json!({ "id": 7, "type": "private", "first_name": "User7" });
+    let more = json!({ "botToken": OTHER, "text": "to the second" });
+    telegram.message(7, chat, more).await;
+    daemon.configure(json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "channels": { "telegram": telegram.section(json!({ "botToken": OTHER })) },
+    }));
+    daemon.start_again().await;
+    telegram.shows_text(7, "to the second").await;
+    assert!(telegram.front.offset(OTHER) < telegram.front.offset(BOT));
+}

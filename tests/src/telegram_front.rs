@@ -127,6 +127,14 @@ struct Bot {
     offset: i64,
 }
 
+impl Bot {
+    /// Whatever is below an offset that was asked with is gone, seen or not.
+    fn forget_confirmed(&mut self) {
+        let offset = self.offset;
+        self.waiting.retain(|update| update["update_id"].as_i64() >= Some(offset));
+    }
+}
+
 impl Front {
     /// Starts a front of an emulator.
     pub async fn start(emulator: u16) -> Self {
@@ -319,6 +327,7 @@ async fn carry_out(
             let answer = forward(state, token, method, params).await;
             let mut me = answer["result"].clone();
             me["is_bot"] = true.into();
+            me["id"] = bot_id(token).into();
             done(me)
         }
         "sendChatAction" => done(true.into()),
@@ -428,7 +437,7 @@ async fn open_poll(state: &State, token: &str, params: &Value) -> u64 {
     bot.most_open = bot.most_open.max(bot.open);
     if let Some(offset) = params["offset"].as_i64() {
         bot.offset = bot.offset.max(offset);
-        bot.waiting.retain(|update| update["update_id"].as_i64() >= Some(offset));
+        bot.forget_confirmed();
     }
     bot.newest
 }
@@ -446,6 +455,7 @@ async fn news(state: &Arc<State>, token: &str, poll: u64, deadline: Instant) -> 
                 let text = "Conflict: terminated by other getUpdates request";
                 return refuse(409, text).expect("it is always an answer");
             }
+            bot.forget_confirmed();
             if !bot.waiting.is_empty() || Instant::now() >= deadline {
                 let batch: Vec<_> = bot.waiting.iter().take(100).cloned().collect();
                 return (200, json!({ "ok": true, "result": batch }));
@@ -457,8 +467,17 @@ async fn news(state: &Arc<State>, token: &str, poll: u64, deadline: Instant) -> 
 
 async fn fetch(state: &State, token: &str) {
     let fresh = forward(state, token, "getUpdates", &json!({})).await;
-    let fresh = fresh["result"].as_array().cloned().unwrap_or_default();
+    let mut fresh = fresh["result"].as_array().cloned().unwrap_or_default();
+    // Every bot counts from a number of its own.
+    for update in &mut fresh {
+        update["update_id"] = (number(&update["update_id"]) + bot_id(token) * 1000).into();
+    }
     state.lock().bots.entry(token.to_owned()).or_default().waiting.extend(fresh);
+}
+
+/// Returns the id of a bot, which its token begins with.
+fn bot_id(token: &str) -> i64 {
+    token.split(':').next().and_then(|id| id.parse().ok()).unwrap_or_default()
 }
 
 fn number(value: &Value) -> i64 {

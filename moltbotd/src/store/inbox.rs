@@ -36,6 +36,33 @@ impl Db<'_> {
         Ok((added > 0).then(|| self.0.last_insert_rowid()))
     }
 
+    /// Notes who at the service an account's updates come from. Another one
+    /// numbers its updates in its own way, so that the numbers of the earlier
+    /// one's are forgotten. Returns whether it is another one.
+    pub fn receive_from(
+        &self,
+        channel: &str,
+        account: &str,
+        source: &str,
+    ) -> rusqlite::Result<bool> {
+        let key = format!("inbox.source:{channel}:{account}");
+        let known: Option<String> = self.setting(&key)?;
+        if known.as_deref() == Some(source) {
+            return Ok(false);
+        }
+        self.put_setting(&key, &source)?;
+        if known.is_some() {
+            // Numbers of updates are never negative, and ids of rows are unique.
+            self.0
+                .prepare_cached(
+                    "UPDATE inbox SET update_id = -id
+                     WHERE channel = ?1 AND account = ?2 AND update_id >= 0",
+                )?
+                .execute([channel, account])?;
+        }
+        Ok(known.is_some())
+    }
+
     /// Marks a message as handled. Belongs into the transaction that stores
     /// what came of it.
     pub fn finish_inbox(&self, id: i64) -> rusqlite::Result<()> {
@@ -92,7 +119,8 @@ impl Db<'_> {
         self.0
             .prepare_cached(
                 "SELECT update_id, received_at_ms FROM inbox
-                 WHERE channel = ?1 AND account = ?2 ORDER BY id DESC LIMIT 1",
+                 WHERE channel = ?1 AND account = ?2 AND update_id >= 0
+                 ORDER BY id DESC LIMIT 1",
             )?
             .query_row(params![channel, account], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
@@ -113,6 +141,26 @@ impl Db<'_> {
 #[cfg(test)]
 mod tests {
     use crate::store::{NewRun, Store};
+
+    #[tokio::test]
+    async fn another_source_is_counted_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        let work = |db: &crate::store::Db<'_>| {
+            assert!(!db.receive_from("telegram", "default", "1")?);
+            db.put_inbox("telegram", "default", 900, Some("{}"), 0)?;
+            assert!(!db.receive_from("telegram", "default", "1")?);
+            assert_eq!(db.last_update("telegram", "default")?, Some((900, 0)));
+            assert!(db.receive_from("telegram", "default", "2")?);
+            assert_eq!(db.last_update("telegram", "default")?, None);
+            assert!(db.put_inbox("telegram", "default", 900, Some("{}"), 0)?.is_some());
+            assert!(db.receive_from("telegram", "default", "1")?);
+            assert!(db.put_inbox("telegram", "default", 900, Some("{}"), 0)?.is_some());
+            assert_eq!(db.open_inbox()?.len(), 3);
+            Ok(())
+        };
+        store.write(work).await.unwrap();
+    }
 
     #[tokio::test]
     async fn what_a_run_has_taken_is_not_handed_over_again() {

@@ -68,6 +68,7 @@ impl<'a> Poller<'a> {
 
     pub(super) async fn run(mut self) -> Result<(), String> {
         let Some(me) = self.meet().await else { return Ok(()) };
+        self.recognise(&me).await?;
         let mut offset = self.first_offset().await?;
         while let Some(answer) = self.stop.run_until_cancelled(self.ask(offset.now())).await {
             let updates = match answer {
@@ -114,6 +115,23 @@ impl<'a> Poller<'a> {
                 }
             }
         }
+    }
+
+    /// The numbers of another bot's messages say nothing about this one's: with
+    /// them as the offset its messages would be confirmed unseen.
+    async fn recognise(&self, me: &Me) -> Result<(), String> {
+        let (channel, account) = (self.desk.channel, self.desk.account.clone());
+        let source = me.id.to_string();
+        let other = self
+            .desk
+            .store
+            .write(move |db| db.receive_from(channel, &account, &source))
+            .await
+            .map_err(|error| format!("the inbox cannot be written: {error}"))?;
+        if other {
+            tracing::info!(account = self.desk.account, "another bot than before");
+        }
+        Ok(())
     }
 
     async fn first_offset(&self) -> Result<Offset, String> {
