@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::unistd::Uid;
 use serde_json::Value;
 
 use crate::{
@@ -70,6 +71,9 @@ pub struct Context {
     pub insecure: bool,
     /// The flags that say whose gateway is meant, as the daemon takes them.
     pub daemon_flags: Vec<OsString>,
+    /// The variables that say the same for a gateway that is a unit of the
+    /// system.
+    pub daemon_variables: Vec<(&'static str, PathBuf)>,
 }
 
 /// A connection and how it was found.
@@ -109,7 +113,31 @@ impl Context {
             timeout_given: globals.timeout,
             insecure: globals.insecure,
             daemon_flags: daemon_flags(globals),
+            daemon_variables: Vec::new(),
         })
+    }
+
+    /// Returns this for the gateway that is meant where files are concerned:
+    /// root without a gateway of its own means the system's, where there is one.
+    #[must_use]
+    pub fn at_its_files(&self) -> Self {
+        let system = Paths::of_system_unit(self.paths.profile.as_deref());
+        let is_named = self.paths.system_runtime_dir.is_none()
+            || self.daemon_flags.contains(&"--config".into());
+        if is_named
+            || !Uid::effective().is_root()
+            || self.paths.database().exists()
+            || !system.state_dir.exists()
+        {
+            return self.clone();
+        }
+        self.output.remark(format!("the gateway of the system, in {}", system.state_dir.display()));
+        Self {
+            config: LocalConfig::read(&system.config_file, &self.environment),
+            daemon_variables: system.as_told_by_systemd(),
+            paths: system,
+            ..self.clone()
+        }
     }
 
     /// Returns how long connecting and a call may take.

@@ -104,6 +104,26 @@ impl Paths {
         }
     }
 
+    /// Returns the variables by which systemd tells the daemon these places.
+    #[must_use]
+    pub fn as_told_by_systemd(&self) -> Vec<(&'static str, PathBuf)> {
+        let folder =
+            self.profile.as_ref().map_or("moltbot".into(), |name| format!("moltbot-{name}"));
+        let config = self.config_file.parent().unwrap_or(Path::new("/")).to_owned();
+        vec![
+            ("STATE_DIRECTORY", self.state_dir.clone()),
+            ("CONFIGURATION_DIRECTORY", config),
+            ("RUNTIME_DIRECTORY", self.runtime_dir.clone()),
+            ("LOGS_DIRECTORY", Path::new("/var/log").join(folder)),
+        ]
+    }
+
+    /// The daemon's database.
+    #[must_use]
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("moltbot.db")
+    }
+
     /// The daemon's control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {

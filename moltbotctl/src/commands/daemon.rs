@@ -90,6 +90,7 @@ pub fn plan(
 /// Returns the program with everything it needs to be told.
 fn command(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<Command> {
     let mut command = Command::new(find(cx)?);
+    command.envs(cx.daemon_variables.iter().map(|(name, path)| (name, path)));
     command.args(&cx.daemon_flags).arg("state").args(arguments).stdin(Stdio::null());
     if cx.output.json {
         command.arg("--json");

@@ -19,6 +19,7 @@ use crate::{
 /// # Errors
 /// When the daemon's program cannot be started.
 pub async fn run(cx: &Context, fix: bool) -> anyhow::Result<ExitCode> {
+    let cx = &cx.at_its_files();
     let mut report = files(cx, fix);
     let mut found = Found(Vec::new());
     services(cx, &mut found).await;
@@ -89,6 +90,13 @@ async fn services(cx: &Context, found: &mut Found) {
     for scope in [Scope::System, Scope::User] {
         let Ok(service) = Service::of(&host, &cx.paths, scope) else { continue };
         let state = service.state().await;
+        if let (Service::Systemd(unit), Some(reason)) = (&service, &state.unreachable)
+            && unit.is_wanted()
+        {
+            installed += 1;
+            unreachable(&host, &service, &state, reason, found);
+            continue;
+        }
         if !state.installed {
             continue;
         }
@@ -101,6 +109,19 @@ async fn services(cx: &Context, found: &mut Found) {
         let command = Some(format!("moltbotctl service uninstall --user{}", profile(cx)));
         found.add("service", "warning", "moltbotd", what, command);
     }
+}
+
+/// A user's manager that does not run cannot be asked, and starts nothing.
+fn unreachable(host: &Host, service: &Service<'_>, state: &State, reason: &str, found: &mut Found) {
+    if state.lingers == Some(false) {
+        let what = format!("it runs only while {} is logged in", host.user);
+        return found.add("linger", "warning", service.name(), what, Some(linger(host)));
+    }
+    found.add("service", "warning", service.name(), format!("its manager: {reason}"), None);
+}
+
+fn linger(host: &Host) -> String {
+    format!("loginctl enable-linger {}", host.user)
 }
 
 fn judge(
@@ -135,8 +156,7 @@ fn judge(
     }
     if state.lingers == Some(false) {
         let what = format!("it ends when {} logs out", host.user);
-        let command = Some(format!("loginctl enable-linger {}", host.user));
-        found.add("linger", "warning", unit, what, command);
+        found.add("linger", "warning", unit, what, Some(linger(host)));
     }
     if !state.enabled {
         let command = Some(format!("moltbotctl service enable {flag}"));

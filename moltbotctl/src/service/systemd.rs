@@ -91,6 +91,17 @@ impl<'a> Unit<'a> {
         outdated
     }
 
+    /// Returns whether a start of the manager is to start it, as far as the
+    /// disk tells: the manager itself may not run.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        let target = match self.scope {
+            Scope::System => "multi-user.target.wants",
+            Scope::User => "default.target.wants",
+        };
+        self.folder().join(target).join(&self.name).is_symlink()
+    }
+
     /// Returns the text of a unit file as packages have it.
     fn plain(&self, name: &str) -> &'static str {
         let texts = match self.scope {

@@ -8,12 +8,14 @@
 pub mod backup;
 mod check;
 mod import;
+mod owner;
 mod report;
 
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
+use self::owner::Owner;
 use crate::{
     boot::Failure,
     channels,
@@ -98,7 +100,10 @@ pub fn run(arguments: &StateArgs, choice: &Choice) -> Result<u8, Failure> {
         StateCommand::Import { folder, reference_config } => {
             import::run(&place, folder, reference_config.as_deref())?
         }
-        StateCommand::Check { fix } => check::run(&place, *fix)?,
+        StateCommand::Check { fix } => {
+            let _owner = Owner::of(&place.paths)?;
+            check::run(&place, *fix)?
+        }
     };
     report.print(arguments.json);
     Ok(report.exit_code())

@@ -2,6 +2,7 @@
 //! Debian 13 (257). `tests/systemd-host.sh` boots them in namespaces.
 
 mod crowd;
+mod doctor;
 mod machine;
 mod package;
 mod profiles;

@@ -1,7 +1,10 @@
 //! `moltbotctl service` on the system's and on a user's systemd, with and
 //! without what the package brought.
 
-use super::machine::{Machine, Suite};
+use super::{
+    doctor,
+    machine::{Machine, Suite},
+};
 
 pub(super) fn story(suite: Suite) {
     let machine = Machine::with_package(suite, "service");
@@ -38,6 +41,7 @@ fn of_the_system(machine: &Machine) {
          do sleep 0.2; done"
     ));
     assert_eq!(machine.property("moltbotd", "NRestarts"), "1");
+    doctor::of_the_system(machine);
 
     // What keeps a unit from starting is told, and forgotten when it is gone.
     machine
@@ -89,8 +93,12 @@ fn without_units_of_a_package(machine: &Machine) {
     machine.sh_as("alice", &format!(
         "umask 077; mkdir -p ~/.config/moltbot; echo '{config}' > ~/.config/moltbot/moltbot.json; \
          /usr/local/bin/moltbotctl service install; /usr/local/bin/moltbotctl health; \
-         systemctl --user cat moltbotd | grep -q ExecStart=/usr/local/bin/moltbotd; \
-         /usr/local/bin/moltbotctl service uninstall; \
-         test ! -e ~/.config/systemd/user/moltbotd.service"
+         systemctl --user cat moltbotd | grep -q ExecStart=/usr/local/bin/moltbotd"
     ));
+    doctor::of_a_user(machine, "alice");
+    machine.sh_as(
+        "alice",
+        "/usr/local/bin/moltbotctl service uninstall; \
+         test ! -e ~/.config/systemd/user/moltbotd.service",
+    );
 }

@@ -153,13 +153,18 @@ impl<R: Read> Read for Summed<R> {
 pub(super) type Destination<'a> =
     dyn FnMut(&str) -> Result<Option<(PathBuf, File)>, ArchiveError> + 'a;
 
+/// Opens a backup.
+pub(super) fn open(path: &Path) -> Result<(&Path, File), ArchiveError> {
+    let file = File::open(path);
+    let file = file.map_err(|source| ArchiveError::Read { path: path.into(), source })?;
+    Ok((path, file))
+}
+
 /// Reads a backup from beginning to end and checks all of it.
 pub(super) fn read(
-    path: &Path,
+    (path, file): (&Path, File),
     destination: &mut Destination<'_>,
 ) -> Result<Manifest, ArchiveError> {
-    let file =
-        File::open(path).map_err(|source| ArchiveError::Read { path: path.into(), source })?;
     let damaged = |why: String| ArchiveError::Damaged { path: path.into(), why };
     let mut archive = tar::Archive::new(GzDecoder::new(io::BufReader::new(file)));
     let mut reader = Reader { path, destination, found: Vec::new(), names: HashSet::new() };

@@ -24,7 +24,7 @@ use crate::{
     lock::Guards,
     paths::Paths,
     private,
-    state::{Place, report::Report},
+    state::{Place, owner::Owner, report::Report},
     store::{self, Settled},
 };
 
@@ -48,11 +48,13 @@ struct Restored<'a> {
 
 pub(super) fn run(place: &Place, file: &Path, with_config: bool) -> Result<Report, Failure> {
     let paths = &place.paths;
+    let backup = archive::open(file).map_err(archive_failure)?;
+    let _owner = Owner::of(paths)?;
     paths.create()?;
     let _locks = Guards::acquire(paths)?;
     swap::finish(paths)?;
     let stage = Stage::create(paths)?;
-    let manifest = stage.unpack(file)?;
+    let manifest = stage.unpack(backup)?;
     verify::check_database(file, &stage.database(), &manifest, place)?;
     let ended =
         store::settle(&stage.database(), clock::now_ms()).map_err(|error| failure(error, paths))?;
@@ -115,7 +117,7 @@ impl Stage {
         Ok(Self { id, folder, drafts: RefCell::default(), is_needed: Cell::default() })
     }
 
-    fn unpack(&self, file: &Path) -> Result<Manifest, Failure> {
+    fn unpack(&self, backup: (&Path, File)) -> Result<Manifest, Failure> {
         for name in ["state", "config", "database", "elsewhere"] {
             new_folder(&self.folder.join(name))?;
         }
@@ -127,7 +129,7 @@ impl Stage {
             let out = private::new_file(&path).map_err(write)?;
             Ok(Some((path.clone(), out)))
         };
-        archive::read(file, &mut take).map_err(archive_failure)
+        archive::read(backup, &mut take).map_err(archive_failure)
     }
 
     fn database(&self) -> PathBuf {

@@ -40,7 +40,9 @@ pub(super) fn run(place: &Place, file: &Path) -> Result<Report, Failure> {
         let wanted = name == manifest::DATABASE;
         Ok(if wanted { out.take().map(|out| (database.0.clone(), out)) } else { None })
     };
-    let manifest = archive::read(file, &mut take).map_err(archive_failure)?;
+    let manifest = archive::open(file)
+        .and_then(|backup| archive::read(backup, &mut take))
+        .map_err(archive_failure)?;
     check_database(file, &database.0, &manifest, place)?;
     let lines = vec![
         format!(

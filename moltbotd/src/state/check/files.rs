@@ -149,7 +149,7 @@ fn name_of(uid: u32) -> String {
 }
 
 /// Returns a path as one types it into a shell.
-pub(super) fn shown(path: &Path) -> String {
+pub(in crate::state) fn shown(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-@:+,=%".contains(c);
     if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

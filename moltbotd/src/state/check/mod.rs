@@ -8,6 +8,8 @@ mod host;
 
 use std::path::Path;
 
+pub(super) use self::files::shown;
+
 use serde::Serialize;
 
 use super::{Place, report::Report};

@@ -20,7 +20,7 @@ use std::{
 use serde::Serialize;
 
 use self::source::Folder;
-use super::{Place, report::Report};
+use super::{Place, owner::Owner, report::Report};
 use crate::{
     boot::Failure,
     config::{AuthSecrets, Config, GivenToken},
@@ -139,6 +139,10 @@ pub(super) fn run(
     config_file: Option<&Path>,
 ) -> Result<Report, Failure> {
     let paths = &place.paths;
+    let owner = Owner::of(paths)?;
+    if let Some(owner) = &owner {
+        owner.check_readable(folder, paths)?;
+    }
     let folder = Folder::open(folder, paths)?;
     paths.create()?;
     let _locks = Guards::acquire(paths)?;
