@@ -6,8 +6,7 @@ use super::{
 };
 
 const CLIENTS: usize = 50;
-/// On each version, so twice as many in all.
-const RESTARTS_WITH_SOCKET_UNIT: usize = 100;
+const RESTARTS_WITH_SOCKET_UNIT: usize = 200;
 /// With nothing but the descriptor store.
 const RESTARTS_WITH_STORE: usize = 25;
 const KILLS: usize = 5;
