@@ -25,8 +25,9 @@ use crate::inherited;
 /// How often to look at this host's addresses where the system gives no hints,
 /// or one was missed.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// How soon to try again where an address could not be bound: a new one of IPv6
-/// is checked by the system first.
+/// How soon to try again where an address could not be bound, doubled up to
+/// [`INTERVAL`]: a new one of IPv6 is checked by the system first, which takes a
+/// second or two.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// Keeps one listener for each tailnet address of this host.
@@ -34,8 +35,8 @@ pub(super) struct Tailnet {
     port: u16,
     shared: Shared,
     open: BTreeMap<IpAddr, Open>,
-    /// Whether every address could be bound.
-    whole: bool,
+    /// When to look again; [`INTERVAL`] while all is well.
+    again: Duration,
     hints: Hints,
 }
 
@@ -49,7 +50,7 @@ impl Tailnet {
     /// Begins with what is bound already.
     pub(super) fn of(bound: Vec<TcpListener>, port: u16, shared: Shared) -> Self {
         let mut tailnet =
-            Self { port, shared, open: BTreeMap::new(), whole: true, hints: Hints::new() };
+            Self { port, shared, open: BTreeMap::new(), again: INTERVAL, hints: Hints::new() };
         for listener in bound {
             if let Ok(address) = listener.local_addr() {
                 tailnet.accept(address, listener);
@@ -65,7 +66,7 @@ impl Tailnet {
     pub(super) async fn run(mut self, mut probes: mpsc::Receiver<oneshot::Sender<()>>) {
         let closing = self.shared.closing.clone();
         loop {
-            let look = tokio::time::sleep(if self.whole { INTERVAL } else { RETRY });
+            let look = tokio::time::sleep(self.again);
             tokio::pin!(look);
             loop {
                 tokio::select! {
@@ -103,7 +104,11 @@ impl Tailnet {
             }
         }
         self.tell(own.is_empty(), failed.as_ref());
-        self.whole = failed.is_none();
+        self.again = match failed {
+            None => INTERVAL,
+            Some(_) if self.again == INTERVAL => RETRY,
+            Some(_) => (self.again * 2).min(INTERVAL - RETRY),
+        };
     }
 
     /// Says in the log and in the status what is missing, once.
