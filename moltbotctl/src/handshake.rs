@@ -22,8 +22,9 @@ use crate::{
     transport::{self, Socket},
 };
 
-/// How long the gateway may take to send its challenge; older ones send none.
-const CHALLENGE_WAIT: Duration = Duration::from_millis(750);
+/// How long the gateway may take to send its challenge, which comes before
+/// anything else.
+const CHALLENGE_WAIT: Duration = Duration::from_secs(5);
 
 /// Tries the given credentials, or the device token this gateway issued when
 /// there are none.
@@ -98,10 +99,10 @@ async fn introduce(
     let mut socket = transport::open(target, options.timeout)
         .await
         .map_err(|error| no_connection(&url, &error))?;
-    let nonce = challenge(&mut socket).await?;
+    let nonce = challenge(&mut socket, &url).await?;
     let mut params = params(options, credentials);
     if let Some(identity) = identity {
-        identity.sign(&mut params, nonce.as_deref(), now_ms());
+        identity.sign(&mut params, &nonce, now_ms());
     }
     let params = serde_json::to_value(params).expect("connect parameters serialize");
     frames::send(&mut socket, "connect", "connect", &params)
@@ -146,20 +147,26 @@ fn no_gateway(error: &tungstenite::Error) -> Option<String> {
     }
 }
 
-/// Returns the nonce, or `None` from a gateway that sends no challenge.
-async fn challenge(socket: &mut Socket) -> Result<Option<String>, Error> {
+/// Waits for the nonce. Any program may speak WebSocket: until it is known that
+/// this one is a gateway, it is told nothing.
+async fn challenge(socket: &mut Socket, url: &str) -> Result<String, Error> {
+    let stranger = || Error::NoGateway {
+        url: url.into(),
+        reason: "it speaks WebSocket, but sent no challenge".into(),
+    };
     let deadline = Instant::now() + CHALLENGE_WAIT;
     loop {
-        match timeout_at(deadline, frames::next_frame(socket)).await {
-            Err(_) => return Ok(None),
-            Ok(Ok(Frame::Event(pushed))) if pushed.event == "connect.challenge" => {
-                let nonce = pushed.payload.get("nonce").and_then(Value::as_str).map(str::trim);
-                return Ok(nonce.filter(|nonce| !nonce.is_empty()).map(ToOwned::to_owned));
-            }
-            Ok(frame) => drop(frame?),
+        let frame = timeout_at(deadline, frames::next_frame(socket)).await;
+        if let Frame::Event(pushed) = frame.map_err(|_| stranger())??
+            && pushed.event == "connect.challenge"
+        {
+            let nonce = pushed.payload.get("nonce").and_then(Value::as_str).map(str::trim);
+            let nonce = nonce.filter(|nonce| !nonce.is_empty());
+            return nonce.map(ToOwned::to_owned).ok_or_else(stranger);
         }
     }
 }
+
 fn params(options: &Options, credentials: Credentials) -> ConnectParams {
     let text = |text: &str| Text::new(text).expect("constants and checked names are not empty");
     let node = options.role == Role::Node;

@@ -58,21 +58,19 @@ impl Identity {
         URL_SAFE_NO_PAD.encode(self.key.verifying_key().as_bytes())
     }
 
-    /// Puts the proof of this key into `connect`: the older text without a nonce
-    /// when the gateway sent no challenge, else the one that every gateway with
-    /// a challenge understands.
-    pub fn sign(&self, params: &mut ConnectParams, nonce: Option<&str>, now_ms: u64) {
+    /// Puts the proof of this key into `connect`: over the gateway's nonce, in
+    /// the form that every gateway understands.
+    pub fn sign(&self, params: &mut ConnectParams, nonce: &str, now_ms: u64) {
         let text = |value: String| Text::new(value).expect("keys and signatures are not empty");
         params.device = Some(DeviceProof {
             id: text(self.device_id()),
             public_key: text(self.public_key()),
             signature: text("-".into()),
             signed_at: now_ms,
-            nonce: nonce.and_then(Text::new),
+            nonce: Text::new(nonce),
         });
         let role = params.role.clone().map_or_else(|| "operator".into(), Text::into_string);
-        let version = if nonce.is_some() { Version::V2 } else { Version::V1 };
-        let payload = signature::payload(version, params, &role, nonce.unwrap_or_default());
+        let payload = signature::payload(Version::V2, params, &role, nonce);
         let signature = URL_SAFE_NO_PAD.encode(self.key.sign(payload.as_bytes()).to_bytes());
         if let Some(device) = &mut params.device {
             device.signature = text(signature);
@@ -239,8 +237,8 @@ mod tests {
         .unwrap()
     }
 
-    fn signature(mut params: ConnectParams, nonce: Option<&str>) -> String {
-        Identity::from_seed(&[1; 32]).sign(&mut params, nonce, 1_700_000_000_000);
+    fn signature(mut params: ConnectParams) -> String {
+        Identity::from_seed(&[1; 32]).sign(&mut params, NONCE, 1_700_000_000_000);
         params.device.unwrap().signature.into_string()
     }
 
@@ -255,15 +253,11 @@ mod tests {
         let scopes = ["operator.admin", "operator.approvals", "operator.pairing"];
         let operator = || params("cli", "cli", "operator", &scopes, Some("secret"));
         assert_eq!(
-            signature(operator(), None),
-            "mnRZApm9wQSkUxRTVq8eaziWOQX96P0UBksHj6vO_EpPEWVa9b1CNh69VxzUBz4orcvSW2QmumdOX3pISy3xDQ"
-        );
-        assert_eq!(
-            signature(operator(), Some(NONCE)),
+            signature(operator()),
             "nfLf69ABVkyUH4fm8ik9DW0Mz4vgo3IZ8kgxocIaQ1N_FjrYjwoJwI1TAkqYS1qfehvMf-YwvYbzoCR0Q1UxAQ"
         );
         assert_eq!(
-            signature(params("moltbot-android", "node", "node", &[], None), Some(NONCE)),
+            signature(params("moltbot-android", "node", "node", &[], None)),
             "C822wtf6MvUzrLPG-aTd_fIUUpdRS54PiM6s-zeVTywlv73rgewKsJDDrjlIHRivXpHMQsh7Mgwisnz8LwU4Dw"
         );
     }

@@ -120,22 +120,6 @@ async fn the_introduction_holds_a_proof_bound_to_the_nonce() {
 }
 
 #[tokio::test]
-async fn a_gateway_without_a_challenge_gets_a_proof_without_a_nonce() {
-    let folder = tempfile::tempdir().unwrap();
-    let target = gateway(|mut peer| async move {
-        let connect = peer.receive().await;
-        let nonce = connect["params"]["device"]["nonce"].clone();
-        peer.answer(&connect, json!({ "type": "hello-ok", "nonce": nonce })).await;
-        peer.receive().await;
-    })
-    .await;
-    let keyring = Some(Keyring::new(folder.path()));
-    let options = Options { keyring, ..Options::operator() };
-    let client = Client::connect(&target, &options).await.unwrap();
-    assert_eq!(client.hello()["nonce"], Value::Null);
-}
-
-#[tokio::test]
 async fn a_device_token_is_shown_only_to_the_gateway_that_issued_it() {
     let folder = tempfile::tempdir().unwrap();
     let keyring = Keyring::new(folder.path());

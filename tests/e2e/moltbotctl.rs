@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use futures_util::StreamExt as _;
 use moltbot_tests::{Ctl, Daemon, NodeHost, Options, PATIENCE, daemon::TOKEN};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
@@ -27,6 +28,28 @@ async fn commands_find_the_daemon_by_its_control_socket() {
     assert_eq!(sessions["sessions"][0]["key"], "agent:main:main");
     assert!(ctl.text(&["logs"]).await.contains("ready"));
     assert!(!ctl.text(&["config", "get", "gateway.auth.token"]).await.contains(TOKEN));
+}
+
+/// Any program may speak WebSocket; only a gateway sends a challenge.
+#[tokio::test]
+async fn what_sends_no_challenge_is_no_gateway_and_is_told_nothing() {
+    let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("ws://{}", server.local_addr().unwrap());
+    let heard = tokio::spawn(async move {
+        let (stream, _) = server.accept().await.unwrap();
+        let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
+        let mut heard = String::new();
+        while let Some(Ok(message)) = socket.next().await {
+            heard.push_str(message.to_text().unwrap_or_default());
+        }
+        heard
+    });
+    let home = tempfile::tempdir().unwrap();
+    let output = Ctl::alone(home.path()).run(&["health", "--url", &url, "--token", TOKEN]).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(heard.await.unwrap(), "", "{said}");
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("is no gateway: it speaks WebSocket"), "{said}");
 }
 
 #[tokio::test]
