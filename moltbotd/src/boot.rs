@@ -38,7 +38,7 @@ use crate::{
     providers::Models,
     rekey::Rekey,
     reload::Follower,
-    restart::{self, Restart},
+    restart::{self, ForAgents, Restart},
     rpc::Dedupe,
     sessions::{self, Sessions, system_events::SystemEvents},
     store::{Store, StoreError},
@@ -321,12 +321,16 @@ fn build(
     });
     let listening = Arc::<Listening>::default();
     let calls = Arc::new(AgentCalls::new(Arc::clone(&nodes)));
+    let for_agents = Arc::<ForAgents>::default();
     let agent = Agent::new(agent::Parts {
         config: Arc::clone(&start.config),
         store: store.clone(),
         bus: Arc::clone(&bus),
         models: Arc::clone(&models),
-        tools: Tools::new(vec![Arc::new(tools::nodes::Nodes::new(Arc::clone(&calls) as _))]),
+        tools: Tools::new(vec![
+            Arc::new(tools::nodes::Nodes::new(Arc::clone(&calls) as _)),
+            Arc::new(tools::gateway::Gateway::new(Arc::clone(&for_agents) as _)),
+        ]),
         nodes: calls,
         outbound: Arc::new(Arc::clone(&channels)),
         system_events: Arc::clone(&system_events),
@@ -345,6 +349,7 @@ fn build(
         tracker: tasks.clone(),
         stop: start.stop.clone(),
     });
+    for_agents.serve(&restart);
     let gateway = Gateway {
         started,
         sessions,

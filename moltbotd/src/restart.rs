@@ -9,15 +9,15 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use moltbot_protocol::methods::gateway::{RestartNote, RestartPlan, Restarting, Sentinel};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
@@ -27,6 +27,7 @@ use crate::{
     sessions::{Sessions, key, last_route, system_events::SystemEvents},
     store::{Store, StoreError},
     supervisor::Supervisor,
+    tools::{ToolError, gateway::GatewayCalls, nodes::Answering},
 };
 
 /// Where the notes are kept.
@@ -35,6 +36,10 @@ const NOTES: &str = "restart.notes";
 const MOST_NOTES: usize = 16;
 const DEFAULT_DELAY_MS: u64 = 2000;
 const LONGEST_DELAY_MS: u64 = 60_000;
+/// How long after a restart that an agent asked for no agent gets another: a
+/// model that does not understand its report must not keep the gateway busy
+/// with restarts.
+const AGENTS_PAUSE: Duration = Duration::from_secs(5 * 60);
 
 /// What the service needs.
 #[derive(Clone)]
@@ -64,6 +69,9 @@ pub struct Restart {
     asked: AtomicBool,
     /// The daemon stops because of it.
     under_way: AtomicBool,
+    started: Instant,
+    /// An agent asked for the restart that brought this process about.
+    by_agent: AtomicBool,
 }
 
 impl std::fmt::Debug for Restart {
@@ -89,6 +97,8 @@ pub struct Asked {
     pub delay_ms: Option<u64>,
     /// What was done, by kind.
     pub stats: Option<Value>,
+    /// Whether an agent asks in the middle of a run.
+    pub by_agent: bool,
 }
 
 impl Asked {
@@ -120,6 +130,12 @@ pub enum RestartError {
          and start it, or install it with: moltbotctl service install"
     )]
     Unsupervised,
+    /// Agents have to wait.
+    #[error(
+        "the gateway was restarted at an agent's request {0} s ago; its owner can restart it with: \
+         moltbotctl gateway restart"
+    )]
+    TooSoon(u64),
     /// The note was not stored.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -131,14 +147,17 @@ pub enum RestartError {
 struct Kept {
     id: String,
     note: RestartNote,
+    #[serde(default)]
+    by_agent: bool,
 }
 
 impl Restart {
     /// Returns the service.
     #[must_use]
     pub fn new(parts: Parts) -> Arc<Self> {
-        let (asked, under_way) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { parts, asked, under_way })
+        let flag = || AtomicBool::new(false);
+        let (asked, under_way, by_agent) = (flag(), flag(), flag());
+        Arc::new(Self { parts, asked, under_way, started: Instant::now(), by_agent })
     }
 
     /// Returns who would start the daemon again.
@@ -163,8 +182,12 @@ impl Restart {
     /// come while one waits share its restart.
     pub async fn request(self: &Arc<Self>, asked: Asked) -> Result<Restarting, RestartError> {
         let supervisor = self.parts.supervisor.ok_or(RestartError::Unsupervised)?;
+        let since = self.started.elapsed();
+        if asked.by_agent && self.by_agent.load(Ordering::Acquire) && since < AGENTS_PAUSE {
+            return Err(RestartError::TooSoon(since.as_secs()));
+        }
         let note = asked.note();
-        self.keep(note.clone()).await?;
+        self.keep(note.clone(), asked.by_agent).await?;
         let delay_ms = asked.delay_ms.unwrap_or(DEFAULT_DELAY_MS).min(LONGEST_DELAY_MS);
         tracing::info!(reason = asked.reason, delay_ms, %supervisor, "restart asked for");
         if !self.asked.swap(true, Ordering::AcqRel) {
@@ -190,7 +213,8 @@ impl Restart {
     pub async fn tell_at_once(&self, asked: Asked) -> Result<RestartNote, StoreError> {
         let note = asked.note();
         if note.session_key.is_some() || note.message.is_some() {
-            let kept = Kept { id: Uuid::new_v4().to_string(), note: note.clone() };
+            let id = Uuid::new_v4().to_string();
+            let kept = Kept { id, note: note.clone(), by_agent: asked.by_agent };
             self.tell(&kept).await?;
         }
         Ok(note)
@@ -201,6 +225,8 @@ impl Restart {
     pub async fn report(&self) -> Result<usize, StoreError> {
         let notes = self.parts.store.read(|db| db.setting::<Vec<Kept>>(NOTES)).await?;
         let notes = notes.unwrap_or_default();
+        // First: what is told may lead to another request.
+        self.by_agent.fetch_or(notes.iter().any(|kept| kept.by_agent), Ordering::AcqRel);
         for kept in &notes {
             self.tell(kept).await?;
         }
@@ -221,8 +247,8 @@ impl Restart {
         self.parts.stop.cancel();
     }
 
-    async fn keep(&self, note: RestartNote) -> Result<(), StoreError> {
-        let kept = Kept { id: Uuid::new_v4().to_string(), note };
+    async fn keep(&self, note: RestartNote, by_agent: bool) -> Result<(), StoreError> {
+        let kept = Kept { id: Uuid::new_v4().to_string(), note, by_agent };
         self.parts
             .store
             .write(move |db| {
@@ -277,6 +303,62 @@ impl Restart {
             self.parts.system_events.queue(&session_key, format!("{text}\nError: {error}"));
         }
         Ok(())
+    }
+}
+
+/// The daemon as agents may use it. It is made before the service that it
+/// needs, which needs the agent.
+#[derive(Debug, Default)]
+pub struct ForAgents(OnceLock<Weak<Restart>>);
+
+impl ForAgents {
+    /// Takes the service, once.
+    pub fn serve(&self, restart: &Arc<Restart>) {
+        // The first one stays.
+        let _ = self.0.set(Arc::downgrade(restart));
+    }
+
+    fn service(&self) -> Result<Arc<Restart>, ToolError> {
+        let restart = self.0.get().and_then(Weak::upgrade);
+        restart.ok_or_else(|| ToolError("the gateway starts or stops just now".into()))
+    }
+}
+
+impl GatewayCalls for ForAgents {
+    fn status(&self) -> Answering {
+        let restart = self.service();
+        Box::pin(async move {
+            let restart = restart?;
+            let uptime = restart.started.elapsed().as_secs();
+            Ok(json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "uptimeSeconds": uptime,
+                "serviceManager": restart.supervisor().map(|it| it.to_string()),
+                "degraded": restart.parts.config.degraded(),
+                "restartPromised": restart.is_promised(),
+            }))
+        })
+    }
+
+    fn restart(&self, session_key: String, note: Option<String>) -> Answering {
+        let restart = self.service();
+        Box::pin(async move {
+            let asked = Asked {
+                session_key: Some(session_key),
+                note,
+                by_agent: true,
+                ..Asked::of_kind("restart", "an agent's tool")
+            };
+            let promised = restart?.request(asked).await;
+            let Restarting { restart: plan, .. } =
+                promised.map_err(|error| ToolError(error.to_string()))?;
+            Ok(json!({
+                "promised": true,
+                "inMilliseconds": plan.delay_ms,
+                "by": plan.supervisor,
+                "next": "this conversation is told when the new process serves",
+            }))
+        })
     }
 }
 

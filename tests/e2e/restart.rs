@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moltbot_tests::{Client, Daemon, Options};
+use moltbot_tests::{Client, Connect, Daemon, Options};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -79,6 +79,46 @@ async fn a_stop_overtakes_a_restart_that_waits() {
     client.call("gateway.restart", json!({ "restartDelayMs": 60_000 })).await.unwrap();
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.ended().await.success());
+}
+
+#[tokio::test]
+async fn an_agent_restarts_the_gateway_for_its_owner_and_is_told_when_it_is_back() {
+    let ask = r#"/tool gateway {"action":"restart","note":"tell them it is done"}"#;
+    let mut daemon = Daemon::start_with(supervised()).await;
+    let mut guest = daemon.connect(Connect::operator().scopes(&["operator.write"])).await;
+    assert!(answer(&mut guest, ask).await.contains("only the gateway's owner"));
+    let status = answer(&mut guest, r#"/tool gateway {"action":"status"}"#).await;
+    assert!(status.contains("restartPromised\\\":false"), "{status}");
+
+    let mut client = daemon.operator().await;
+    let said = answer(&mut client, ask).await;
+    assert!(said.contains("promised"), "{said}");
+    assert_eq!(client.closed().await.0, 1012);
+    assert_eq!(daemon.ended().await.code(), Some(79));
+    daemon.start_again().await;
+    let mut client = daemon.operator().await;
+    loop {
+        let texts = texts(&mut client).await;
+        // The model's answer follows the report.
+        let told = texts.iter().position(|it| it.starts_with("GatewayRestart:"));
+        if told.is_some_and(|at| texts[at].contains("tell them") && at + 1 < texts.len()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // A model that asks again and again does not keep it from working.
+    let said = answer(&mut client, ask).await;
+    assert!(said.contains("restarted at an agent's request"), "{said}");
+    assert!(daemon.stop().await.success());
+}
+
+/// Says something, and returns what the conversation was told at the end.
+async fn answer(client: &mut Client, text: &str) -> String {
+    let key = uuid::Uuid::new_v4().to_string();
+    let params = json!({ "sessionKey": "main", "message": text, "idempotencyKey": key });
+    client.call("chat.send", params).await.unwrap();
+    let fits = |payload: &Value| payload["state"] == "final" && payload["runId"] == key;
+    client.event_where("chat", fits).await.to_string()
 }
 
 #[tokio::test]

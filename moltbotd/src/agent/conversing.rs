@@ -366,6 +366,7 @@ impl Conversation<'_> {
             agent_id: self.agent_id.clone(),
             session_key: self.run.session_key.clone(),
             run_id: self.run.id.clone(),
+            by_owner: self.request.by_owner,
             cancel: self.run.cancel.child_token(),
         }
     }

@@ -99,6 +99,7 @@ impl Agent {
             session_key,
             text: message.text.clone(),
             source: source(message),
+            by_owner: message.authorized,
             deliver: Some(message.route.clone()),
             inbox_id: Some(inbound.inbox_id),
             ..RunRequest::default()

@@ -32,6 +32,9 @@ pub struct RunRequest {
     pub system: Option<String>,
     /// Where the message came from.
     pub source: Source,
+    /// Whether it is from the gateway's owner: somebody with every right, or a
+    /// channel's user that the owner named.
+    pub by_owner: bool,
     /// Where the answer is delivered besides the events.
     pub deliver: Option<Route>,
     /// The channel message that is answered.

@@ -72,6 +72,7 @@ pub(super) async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnsw
         system: params.extra_system_prompt,
         deliver: way.route().cloned(),
         label: params.label,
+        by_owner: chat::is_owner(&cx),
         spawned_by: params.spawned_by.filter(|parent| !parent.trim().is_empty()),
         ..RunRequest::default()
     };

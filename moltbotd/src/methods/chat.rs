@@ -1,8 +1,11 @@
 //! `chat.*`
 
-use moltbot_protocol::methods::chat::{
-    ChatAbort, ChatAborted, ChatHistory, ChatInject, ChatInjected, ChatRun, ChatSend, ChatSent,
-    History,
+use moltbot_protocol::{
+    Scope,
+    methods::chat::{
+        ChatAbort, ChatAborted, ChatHistory, ChatInject, ChatInjected, ChatRun, ChatSend, ChatSent,
+        History,
+    },
 };
 
 use super::Context;
@@ -47,6 +50,7 @@ async fn send(cx: Context, params: ChatSend) -> Result<Twice<ChatSent>> {
         thinking: level(params.thinking.as_deref()),
         timeout_ms: expiry(&cx, params.timeout_ms),
         source: Source::webchat(),
+        by_owner: is_owner(&cx),
         ..RunRequest::default()
     };
     request.allow_commands();
@@ -94,6 +98,11 @@ pub(super) async fn refuse_if_muted(cx: &Context, session_key: &str) -> Result<(
 }
 
 /// Reads how hard the model is to think; a word nobody knows changes nothing.
+/// Returns whether somebody with every right calls.
+pub(super) fn is_owner(cx: &Context) -> bool {
+    cx.caller.scopes.holds(Scope::Admin)
+}
+
 pub(super) fn level(text: Option<&str>) -> Option<String> {
     text.and_then(sessions::thinking_level).map(str::to_owned)
 }

@@ -1,6 +1,7 @@
 //! What a model may do besides writing. One file each, and one line in the
 //! list of them.
 
+pub mod gateway;
 pub mod nodes;
 
 use std::{pin::Pin, sync::Arc};
@@ -35,6 +36,8 @@ pub struct ToolContext {
     pub session_key: String,
     /// The run it belongs to.
     pub run_id: String,
+    /// Whether the gateway's owner asked for the run.
+    pub by_owner: bool,
     /// Cancelled when the run is aborted.
     pub cancel: CancellationToken,
 }

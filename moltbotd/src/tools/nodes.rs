@@ -274,6 +274,7 @@ mod tests {
             agent_id: "main".into(),
             session_key: "agent:main:main".into(),
             run_id: "run".into(),
+            by_owner: true,
             cancel: CancellationToken::new(),
         }
     }
