@@ -108,14 +108,29 @@ pub(super) trait Driver: Send + Sync + 'static {
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Value>;
 }
 
+/// A message in the outbox, and how it was cut.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Outgoing {
+    /// The message.
+    #[serde(flatten)]
+    pub(super) message: OutboundMessage,
+    /// Its parts, once the first of several is about to be sent: what is left of
+    /// them is sent as it was cut, whatever the settings have become.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Part>,
+}
+
 /// One message of the channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Part {
     /// Text in the channel's markup; a caption when there is a file.
     pub(super) rich: String,
     /// The same without markup.
     pub(super) plain: String,
     /// A file: path or http(s) address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) media: Option<String>,
     /// Whether it is shown as an answer to the message of the route.
     pub(super) reply: bool,

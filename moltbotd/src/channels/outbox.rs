@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     OutboundMessage,
     draft::Drafts,
-    driver::{Driver, Part, SendFailure},
+    driver::{Driver, Outgoing, Part, SendFailure},
     state::AccountState,
 };
 use crate::{
@@ -134,7 +134,7 @@ impl Sender {
     }
 
     async fn deliver(&self, row: OutboxRow) {
-        let Ok(message) = serde_json::from_str::<OutboundMessage>(&row.body) else {
+        let Ok(mut outgoing) = serde_json::from_str::<Outgoing>(&row.body) else {
             return self.fail(row.id, "the message cannot be read".into()).await;
         };
         self.drafts.finish(&row.key).await;
@@ -142,7 +142,10 @@ impl Sender {
             let unknown = row.state == OutboxState::Unknown;
             return self.again(row.id, unknown, "the store cannot be read", None, 1).await;
         };
-        let parts = self.driver.parts(&message, draft.is_some());
+        if outgoing.parts.is_empty() {
+            self.cut(&row, &mut outgoing, draft.is_some()).await;
+        }
+        let Outgoing { message, parts } = outgoing;
         if parts.is_empty() {
             return self.fail(row.id, "there is nothing to send".into()).await;
         }
@@ -162,9 +165,20 @@ impl Sender {
             }
         }
         if start >= parts.len() {
-            // The settings changed while it was under way; all of it is out.
+            // An older version cut it anew after the settings had changed; all
+            // of it is out.
             self.confirm(row.id, start, true, String::new(), &message.route.to).await;
         }
+    }
+
+    async fn cut(&self, row: &OutboxRow, outgoing: &mut Outgoing, draft: bool) {
+        outgoing.parts = self.driver.parts(&outgoing.message, draft);
+        if outgoing.parts.len() < 2 || row.parts_sent > 0 {
+            return;
+        }
+        let id = row.id;
+        let body = serde_json::to_string(outgoing).expect("messages serialize");
+        self.persist(move |db| db.replace_message(id, &body)).await;
     }
 
     async fn draft(&self, row: &OutboxRow) -> Result<Option<Draft>, ()> {

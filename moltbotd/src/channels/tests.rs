@@ -41,6 +41,8 @@ enum Answer {
 /// A service that notes what it is asked.
 #[derive(Default)]
 struct Service {
+    /// Longest text it takes; 0 is without a limit.
+    longest: usize,
     answers: Mutex<VecDeque<Answer>>,
     asked: watch::Sender<Vec<String>>,
 }
@@ -91,8 +93,13 @@ impl Driver for Service {
     }
 
     fn parts(&self, message: &OutboundMessage, _draft: bool) -> Vec<Part> {
-        let (rich, plain) = (message.text.clone(), message.text.clone());
-        vec![Part { rich, plain, media: None, reply: false }]
+        let text: Vec<char> = message.text.chars().collect();
+        let longest = if self.longest == 0 { text.len().max(1) } else { self.longest };
+        let part = |chars: &[char]| {
+            let text: String = chars.iter().collect();
+            Part { rich: text.clone(), plain: text, media: None, reply: false }
+        };
+        text.chunks(longest).map(part).collect()
     }
 
     fn send<'a>(
@@ -237,6 +244,25 @@ async fn what_was_on_its_way_when_its_sender_ended_is_sent_again_with_a_mark() {
     let second = world.start(&service);
     world.sent().await;
     assert_eq!(service.asked(), ["send: Whole", "send again: Whole"]);
+    second.abort();
+}
+
+#[tokio::test]
+async fn a_message_is_cut_once_whatever_the_settings_become() {
+    let world = World::new();
+    world.queue("aabbcc").await;
+    let answers = [Answer::Id("1"), Answer::Hold(Arc::default())];
+    let answers = Mutex::new(VecDeque::from(answers));
+    let service = Arc::new(Service { longest: 2, answers, ..Service::default() });
+    let first = world.start(&service);
+    service.was_asked(2).await;
+    first.abort();
+    first.await.unwrap_err();
+
+    let service = Arc::new(Service { longest: 5, ..Service::default() });
+    let second = world.start(&service);
+    world.sent().await;
+    assert_eq!(service.asked(), ["send again: bb", "send: cc"]);
     second.abort();
 }
 

@@ -122,6 +122,14 @@ impl Db<'_> {
             .collect()
     }
 
+    /// Replaces what is to be sent by the same with more known of it.
+    pub fn replace_message(&self, id: i64, body: &str) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("UPDATE outbox SET body = ?2 WHERE id = ?1")?
+            .execute(params![id, body])?;
+        Ok(())
+    }
+
     /// Notes that the network is about to be asked to take a message.
     pub fn begin_sending(&self, id: i64, now_ms: i64) -> rusqlite::Result<()> {
         self.0
