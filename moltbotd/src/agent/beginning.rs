@@ -32,14 +32,20 @@ pub(super) struct Plan {
     run_id: String,
     key: String,
     request: RunRequest,
-    text: String,
+    /// What happened since the conversation's last run.
+    pub(super) happened: Vec<SystemEvent>,
 }
 
 impl Agent {
     /// Begins a run that had to wait.
     pub(super) async fn begin(&self, run: &Run, request: &RunRequest) -> Result<Begun, StoreError> {
         let plan = self.plan(run, request);
-        self.parts.store.write(move |db| plan.begin(db)).await
+        let happened = plan.happened.clone();
+        let begun = self.parts.store.write(move |db| plan.begin(db)).await;
+        if begun.is_err() {
+            self.parts.system_events.give_back(&run.session_key, happened);
+        }
+        begun
     }
 
     /// Takes along what happened since the conversation's last run.
@@ -53,8 +59,8 @@ impl Agent {
             config: self.config(),
             run_id: run.id.clone(),
             key: run.session_key.clone(),
-            text: with_events(&happened, &request.text),
             request: request.clone(),
+            happened,
         }
     }
 }
@@ -63,7 +69,8 @@ impl Plan {
     /// Marks the run as started and adds its message to the conversation,
     /// which starts anew if it is over.
     pub(super) fn begin(self, db: &Db<'_>) -> rusqlite::Result<Begun> {
-        let Self { config, run_id, key, request, text } = self;
+        let Self { config, run_id, key, request, happened } = self;
+        let text = with_events(&happened, &request.text);
         let now = now_ms();
         let stored = db.session(&key)?;
         let is_new = stored.is_none();

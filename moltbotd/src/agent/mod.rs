@@ -378,7 +378,9 @@ impl Agent {
             accepted_at_ms: run.accepted_at_ms,
         };
         let plan = (!waits && !request.command).then(|| self.plan(run, request));
-        self.parts
+        let happened = plan.as_ref().map(|plan| plan.happened.clone()).unwrap_or_default();
+        let stored = self
+            .parts
             .store
             .write(move |db| {
                 if !db.add_run(&row)? {
@@ -386,7 +388,11 @@ impl Agent {
                 }
                 plan.map(|plan| plan.begin(db)).transpose().map(Ok)
             })
-            .await
+            .await;
+        if !matches!(stored, Ok(Ok(_))) {
+            self.parts.system_events.give_back(&run.session_key, happened);
+        }
+        stored
     }
 
     fn recall_one(&self, row: RunRow) -> Left {

@@ -51,6 +51,20 @@ impl SystemEvents {
         self.sessions().remove(session_key).map(Vec::from).unwrap_or_default()
     }
 
+    /// Keeps events that were taken for a turn which did not come about.
+    pub fn give_back(&self, session_key: &str, events: Vec<SystemEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        let mut sessions = self.sessions();
+        let kept = sessions.entry(session_key.to_owned()).or_default();
+        for event in events.into_iter().rev() {
+            kept.push_front(event);
+        }
+        let excess = kept.len().saturating_sub(PER_SESSION);
+        kept.drain(..excess);
+    }
+
     fn sessions(&self) -> MutexGuard<'_, HashMap<String, VecDeque<SystemEvent>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,6 +94,16 @@ mod tests {
         }
         assert_eq!(texts(&events, "s"), ["a", "b", "a"]);
         assert!(events.take("s").is_empty());
+    }
+
+    #[test]
+    fn what_is_given_back_comes_before_what_happened_since() {
+        let events = SystemEvents::default();
+        events.queue("s", "a");
+        let taken = events.take("s");
+        events.queue("s", "b");
+        events.give_back("s", taken);
+        assert_eq!(texts(&events, "s"), ["a", "b"]);
     }
 
     #[test]

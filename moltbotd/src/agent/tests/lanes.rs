@@ -99,6 +99,18 @@ async fn a_key_used_twice_is_one_run() {
 }
 
 #[tokio::test]
+async fn a_repeated_key_takes_nothing_from_the_next_run() {
+    let world = World::new(Script::of([]));
+    world.answered("k1", "first").await;
+    world.agent.parts.system_events.queue("agent:main:main", "It rains.");
+    let again = world.agent.start(chat("k1", "first")).await.unwrap();
+    assert!(matches!(again, Started::Ended(_)), "{again:?}");
+    world.answered("k2", "second").await;
+    let transcript = world.transcript("agent:main:main").await;
+    assert!(transcript[2].contains("It rains."), "{transcript:?}");
+}
+
+#[tokio::test]
 async fn those_that_wait_are_stopped_with_the_one_that_runs() {
     let mut world = World::new(Script::of([vec![Step::Say("One"), Step::Hang]]));
     drop(world.send("k1", "first").await);
