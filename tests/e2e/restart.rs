@@ -73,6 +73,18 @@ async fn without_a_service_manager_a_restart_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
+async fn an_update_from_inside_is_absent_and_says_what_to_do_instead() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    let methods = client.hello["features"]["methods"].to_string();
+    assert!(methods.contains("gateway.restart") && !methods.contains("update.run"), "{methods}");
+    let refused = client.call("update.run", json!({})).await.unwrap_err();
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("unknown method: update.run: "), "{message}");
+    assert!(message.contains("install the new package"), "{message}");
+}
+
+#[tokio::test]
 async fn a_stop_overtakes_a_restart_that_waits() {
     let mut daemon = Daemon::start_with(supervised()).await;
     let mut client = daemon.operator().await;

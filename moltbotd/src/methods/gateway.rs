@@ -1,4 +1,4 @@
-//! `gateway.restart`
+//! `gateway.restart`, and why there is no `update.run`
 
 use moltbot_protocol::methods::gateway::{GatewayRestart, Restarting};
 
@@ -10,7 +10,10 @@ use crate::{
 };
 
 pub(super) fn register(router: &mut Router<Gateway>) {
-    router.on(restart);
+    router.on(restart).absent(
+        "update.run",
+        "this gateway does not replace its own programs; install the new package, which restarts it",
+    );
 }
 
 async fn restart(cx: Context, request: GatewayRestart) -> Result<Restarting> {

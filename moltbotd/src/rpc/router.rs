@@ -29,6 +29,8 @@ pub struct Router<G> {
     methods: HashMap<&'static str, Method<G>>,
     /// In the order they were added, which is the order clients see.
     order: Vec<&'static str>,
+    /// Methods that clients may know from elsewhere, and why they are not here.
+    absent: HashMap<&'static str, &'static str>,
     unknown: Count,
 }
 
@@ -109,11 +111,23 @@ impl Answer {
 
 impl<G> Default for Router<G> {
     fn default() -> Self {
-        Self { methods: HashMap::new(), order: Vec::new(), unknown: Count::default() }
+        Self {
+            methods: HashMap::new(),
+            order: Vec::new(),
+            absent: HashMap::new(),
+            unknown: Count::default(),
+        }
     }
 }
 
 impl<G: Send + Sync + 'static> Router<G> {
+    /// Names a method that clients may know from elsewhere, and tells those who
+    /// call it why it is not here.
+    pub fn absent(&mut self, method: &'static str, why: &'static str) -> &mut Self {
+        self.absent.insert(method, why);
+        self
+    }
+
     /// Adds a handler for `R`.
     ///
     /// # Panics
@@ -197,7 +211,10 @@ impl<G: Send + Sync + 'static> Router<G> {
             let error = if frame.method == "connect" {
                 Error::invalid("connect is only valid as the first request")
             } else {
-                Error::Invalid(format!("unknown method: {}", frame.method))
+                Error::Invalid(match self.absent.get(&*frame.method) {
+                    Some(why) => format!("unknown method: {}: {why}", frame.method),
+                    None => format!("unknown method: {}", frame.method),
+                })
             };
             self.unknown.one();
             return ready(respond::<()>(&id, Err(error)));
