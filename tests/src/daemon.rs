@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
     process::{Child, Command},
 };
 
@@ -23,6 +23,9 @@ use crate::{Client, Connect, PATIENCE, ports, programs};
 
 /// The shared token of every test daemon.
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// The control socket, below the home.
+const CONTROL_SOCKET: &str = "state/run/control.sock";
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -117,7 +120,7 @@ impl Daemon {
     /// Returns the path of the control socket.
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
-        self.state_dir().join("run/control.sock")
+        self.home.path().join(CONTROL_SOCKET)
     }
 
     /// Returns what the daemon wrote to standard error so far.
@@ -194,7 +197,7 @@ impl Daemon {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             self.child = spawn(&program, self.home.path(), &self.options, self.port);
-            match ready(&mut self.child, self.port, deadline).await {
+            match ready(&mut self.child, self.home.path(), self.port, deadline).await {
                 Ok(()) => return,
                 Err(Some(69)) => tokio::time::sleep(Duration::from_millis(50)).await,
                 Err(code) => panic!("exit code {code:?}:\n{}", self.log()),
@@ -258,7 +261,7 @@ async fn launch(home: &Path, options: &Options) -> (u16, Child) {
     loop {
         let port = ports::free();
         let mut child = spawn(&program, home, options, port);
-        match ready(&mut child, port, deadline).await {
+        match ready(&mut child, home, port, deadline).await {
             Ok(()) => return (port, child),
             // Somebody else took the port between the choice and the bind.
             Err(Some(69)) => {}
@@ -291,8 +294,12 @@ fn spawn(program: &Path, home: &Path, options: &Options, port: u16) -> Child {
         .expect("moltbotd is built")
 }
 
+/// Waits until the daemon serves. On a port that was taken between the choice
+/// and the bind a daemon of another test may answer: only this one's own has the
+/// control socket of its home.
 async fn ready(
     child: &mut Child,
+    home: &Path,
     port: u16,
     deadline: tokio::time::Instant,
 ) -> Result<(), Option<i32>> {
@@ -300,10 +307,13 @@ async fn ready(
         if let Some(status) = child.try_wait().expect("the daemon can be waited for") {
             return Err(status.code());
         }
-        match request(port, "GET", "/readyz", &[]).await {
-            Ok((200, _)) => return Ok(()),
-            Ok((400, text)) if text.contains("TLS only") => return Ok(()),
-            _ => {}
+        let serves = match request(port, "GET", "/readyz", &[]).await {
+            Ok((200, _)) => true,
+            Ok((400, text)) => text.contains("TLS only"),
+            _ => false,
+        };
+        if serves && UnixStream::connect(home.join(CONTROL_SOCKET)).await.is_ok() {
+            return Ok(());
         }
         if tokio::time::Instant::now() > deadline {
             return Err(None);
