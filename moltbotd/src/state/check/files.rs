@@ -47,11 +47,9 @@ fn is_foreign(metadata: &Metadata) -> bool {
 /// Everything else would be a guess about another user's gateway.
 fn foreign_state(paths: &Paths, state: &Metadata, findings: &mut Findings) {
     let owner = name_of(state.uid());
-    let command = if Uid::effective().is_root() {
-        format!("runuser -u {owner} -- moltbotctl doctor --state-dir {}", shown(&paths.state_dir))
-    } else {
-        format!("sudo chown -R {} {}", name_of(Uid::effective().as_raw()), shown(&paths.state_dir))
-    };
+    // Root does not come here: it looks as the owner.
+    let me = name_of(Uid::effective().as_raw());
+    let command = format!("sudo chown -R {me} {}", shown(&paths.state_dir));
     let what = format!("it belongs to {owner}, so a gateway of this user does not start");
     findings.add("owner", Severity::Error, paths.state_dir.display(), what, Some(command));
 }
