@@ -1,8 +1,15 @@
-//! Links the release program with short relocations: the ordinary ones are over a
-//! megabyte of the file, and of the memory of every daemon, read once at the start.
+//! Lays out the release program so that little of it comes into memory: every page that is
+//! touched counts, and the kernel brings in its neighbours with it.
 //!
-//! The linker and the C library at hand must know them (glibc does from 2.36 on), so a
-//! program of one line is linked and run first; where that fails, nothing changes.
+//! * Short relocations: the ordinary ones are over a megabyte, read once at the start. The linker
+//!   and the C library at hand must know them (glibc does from 2.36 on).
+//! * What the compiler takes for cold stands apart.
+//! * The functions that an idle gateway runs stand side by side, as `layout/order.ld` lists them;
+//!   in the order of the compiler they are spread over the whole program. `layout/record` makes
+//!   that list. A function it names and the program does not have is passed over.
+//!
+//! Each is tried on a program of one line first; where that does not link and run, it is left out.
+//! `MOLTBOT_LAYOUT_MAP` names a file for the linker's map instead, and then no order is made.
 
 use std::{
     env,
@@ -11,28 +18,38 @@ use std::{
 };
 
 const SHORT_RELOCATIONS: &str = "-Wl,-z,pack-relative-relocs";
+const COLD_APART: &str = "-Wl,-z,keep-text-section-prefix";
+const ORDER: &str = "layout/order.ld";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed={ORDER}");
+    println!("cargo::rerun-if-env-changed=MOLTBOT_LAYOUT_MAP");
     let variable = |name| env::var(name).unwrap_or_default();
     let native = variable("TARGET") == variable("HOST");
-    if variable("PROFILE") == "release"
-        && variable("CARGO_CFG_TARGET_OS") == "linux"
-        && native
-        && links_and_runs(&PathBuf::from(variable("OUT_DIR")))
-    {
-        println!("cargo::rustc-link-arg-bins={SHORT_RELOCATIONS}");
+    if variable("PROFILE") != "release" || variable("CARGO_CFG_TARGET_OS") != "linux" || !native {
+        return;
+    }
+    let last = match variable("MOLTBOT_LAYOUT_MAP") {
+        map if map.is_empty() => format!("-Wl,-T,{}/{ORDER}", variable("CARGO_MANIFEST_DIR")),
+        map => format!("-Wl,-Map,{map}"),
+    };
+    let folder = PathBuf::from(variable("OUT_DIR"));
+    for argument in [SHORT_RELOCATIONS, COLD_APART, &last] {
+        if links_and_runs(argument, &folder) {
+            println!("cargo::rustc-link-arg-bins={argument}");
+        }
     }
 }
 
-fn links_and_runs(folder: &Path) -> bool {
+fn links_and_runs(argument: &str, folder: &Path) -> bool {
     let (source, program) = (folder.join("probe.rs"), folder.join("probe"));
     if std::fs::write(&source, "fn main() {}").is_err() {
         return false;
     }
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let linked = Command::new(rustc)
-        .arg(format!("-Clink-arg={SHORT_RELOCATIONS}"))
+        .arg(format!("-Clink-arg={argument}"))
         .arg("-o")
         .args([&program, &source])
         .output()
