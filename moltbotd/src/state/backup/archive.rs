@@ -299,7 +299,69 @@ fn safe_name(bytes: &[u8]) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
+
+    fn sample(folder: &Path) -> Vec<u8> {
+        let path = folder.join("whole.tar.gz");
+        let mut writer = Writer::new(&path, File::create(&path).unwrap());
+        // Zeros and repetitions, as in a database: many bits of their
+        // compressed form could be others.
+        let data = [vec![0; 3000], b"word ".repeat(100), (0..=255).collect()].concat();
+        for name in ["state/a", "state/b"] {
+            let source = folder.join("source");
+            std::fs::write(&source, &data).unwrap();
+            writer.add(name, &source, Path::new("/there")).unwrap();
+        }
+        let manifest = |files| Manifest {
+            format: FORMAT,
+            version: "1".into(),
+            schema: 1,
+            profile: "default".into(),
+            created_at_ms: 1,
+            config: None,
+            files,
+            left_out: Vec::new(),
+        };
+        writer.finish(manifest).unwrap();
+        std::fs::read(path).unwrap()
+    }
+
+    fn passes(path: &Path) -> bool {
+        read(open(path).unwrap(), &mut |_| Ok(None)).is_ok()
+    }
+
+    fn content(bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut content = Vec::new();
+        let read = GzDecoder::new(bytes).read_to_end(&mut content);
+        read.ok().map(|_| content)
+    }
+
+    #[test]
+    fn no_damage_to_the_contents_passes_wherever_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = sample(folder.path());
+        let path = folder.path().join("whole.tar.gz");
+        assert!(passes(&path));
+        // Changed where it is: to write thousands of files takes long.
+        let file = File::options().write(true).open(&path).unwrap();
+        let written = content(&whole);
+        for bit in 0..whole.len() * 8 {
+            let at = bit / 8;
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (bit % 8);
+            file.write_all_at(&damaged[at..=at], at as u64).unwrap();
+            let same = content(&damaged) == written;
+            assert!(same || !passes(&path), "bit {bit}");
+            file.write_all_at(&whole[at..=at], at as u64).unwrap();
+        }
+        assert!(passes(&path));
+        for length in (0..whole.len()).rev() {
+            file.set_len(length as u64).unwrap();
+            assert!(!passes(&path), "cut to {length}");
+        }
+    }
 
     #[test]
     fn names_stay_below_the_known_folders() {
