@@ -224,7 +224,7 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     let listeners = net::bind(&gateway_config, start.port, &control, inherited).await?;
     // A full queue makes channels wait; what they read is in the inbox by then.
     let (inbound, messages) = mpsc::channel::<Inbound>(INBOUND_QUEUE);
-    let shared = build(&start, store, inbound, tls, listeners.port);
+    let shared = build(&start, store.clone(), inbound, tls, listeners.port);
     let address = format!("127.0.0.1:{}", listeners.port);
     start.locks.listening(&address);
     let interrupted = shared.gateway.agent.recall().await.inspect_err(|error| {
@@ -290,7 +290,7 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     if let Some(watchdog) = watchdog {
         watchdog.abort();
     }
-    stop(&shared).await;
+    stop(&shared, &store).await;
     drop(start.locks);
     Ok(if shared.gateway.restart.is_under_way() { Ended::Restart } else { Ended::Stopped })
 }
@@ -512,7 +512,7 @@ fn follow_changes(
 }
 
 /// Tells every client, then waits for what is under way.
-async fn stop(shared: &Shared) {
+async fn stop(shared: &Shared, store: &Store) {
     let gateway = &shared.gateway;
     let restarts = gateway.restart.is_under_way();
     let reason = if restarts { "gateway restarting" } else { "gateway stopping" }.to_owned();
@@ -529,6 +529,11 @@ async fn stop(shared: &Shared) {
     supervisor::extend_timeout(DRAIN + MARGIN);
     if tokio::time::timeout(DRAIN, gateway.channels.stop()).await.is_err() {
         tracing::warn!("channels did not stop in time");
+    }
+    // Before the locks go: whoever holds them next may replace the file.
+    supervisor::extend_timeout(DRAIN + MARGIN);
+    if tokio::time::timeout(DRAIN, store.close()).await.is_err() {
+        tracing::warn!("the database was not closed in time");
     }
     gateway.logs.finish();
     tracing::info!("stopped");

@@ -278,7 +278,8 @@ fn state(daemon: &Daemon, arguments: &[&str]) -> tokio::process::Child {
 }
 
 /// Returns every file below a folder with the sum of its bytes. What readers
-/// of the database share is no state.
+/// of the database share is no state, and neither is a log with nothing in it,
+/// which stays behind where there is no room to share.
 fn tree(folder: &Path) -> Vec<(PathBuf, String)> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {
@@ -286,7 +287,10 @@ fn tree(folder: &Path) -> Vec<(PathBuf, String)> {
         if path.is_dir() {
             files.extend(tree(&path));
         } else if path.is_file() && !path.ends_with("moltbot.db-shm") {
-            files.push((path.clone(), sum(&fs::read(&path).unwrap())));
+            let bytes = fs::read(&path).unwrap();
+            if !(path.ends_with("moltbot.db-wal") && bytes.is_empty()) {
+                files.push((path, sum(&bytes)));
+            }
         }
     }
     files.sort();

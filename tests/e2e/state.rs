@@ -4,7 +4,7 @@
 //! wrote: a conversation of two messages, a paired node, wake words, and a
 //! message that was sent. Files are added, never changed.
 
-use moltbot_tests::Daemon;
+use moltbot_tests::{Ctl, Daemon};
 use serde_json::json;
 
 #[tokio::test]
@@ -53,6 +53,29 @@ async fn the_state_of_a_later_version_is_refused_and_left_alone() {
     assert_eq!(code, Some(77));
     assert!(text.contains("9999"), "{text}");
     assert_eq!(std::fs::read(daemon.state_dir().join("moltbot.db")).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_stopped_gateway_leaves_its_database_in_one_file_also_when_it_was_looked_at() {
+    let mut daemon = Daemon::start().await;
+    let ctl = Ctl::beside(&daemon);
+    for round in 0..4 {
+        ctl.text(&["agent", "-m", "hello"]).await;
+        daemon.stop().await;
+        assert_eq!(side_files(&daemon), Vec::<&str>::new(), "stopped, round {round}");
+        ctl.text(&["doctor"]).await;
+        let file = daemon.home().join(format!("{round}.tar.gz"));
+        ctl.text(&["backup", "create", "--output", file.to_str().unwrap()]).await;
+        assert_eq!(side_files(&daemon), Vec::<&str>::new(), "looked at, round {round}");
+        daemon.start_again().await;
+    }
+}
+
+/// Returns the files beside the database that hold what is not in it yet.
+fn side_files(daemon: &Daemon) -> Vec<&'static str> {
+    let mut names = vec!["moltbot.db-wal", "moltbot.db-shm"];
+    names.retain(|name| daemon.state_dir().join(name).exists());
+    names
 }
 
 fn replace_database(daemon: &Daemon, bytes: &[u8]) {

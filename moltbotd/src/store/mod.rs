@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::private;
 
-const READERS: usize = 4;
+const READERS: u32 = 4;
 
 /// A failure of the database or of the thread that owns it.
 #[derive(Debug, thiserror::Error)]
@@ -133,7 +133,7 @@ impl Store {
             readers: Arc::new(Readers {
                 path: path.to_owned(),
                 idle: Mutex::default(),
-                permits: Arc::new(Semaphore::new(READERS)),
+                permits: Arc::new(Semaphore::new(READERS as usize)),
             }),
         })
     }
@@ -163,6 +163,19 @@ impl Store {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.writer.waiting()
+    }
+
+    /// Lets the reads and writes under way end and closes the file, so that it
+    /// needs no log beside it. Later reads and writes fail.
+    ///
+    /// A process that only ended would leave that to chance, and the locks of
+    /// the state must outlast it: SQLite removes the log by its name.
+    pub async fn close(&self) {
+        // An error means that they are closed already.
+        let _all = self.readers.permits.acquire_many(READERS).await;
+        self.readers.permits.close();
+        self.readers.close();
+        self.writer.close().await;
     }
 
     /// Runs a query on a read-only connection.
@@ -197,6 +210,10 @@ impl Readers {
 
     fn put(&self, connection: Connection) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+    }
+
+    fn close(&self) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

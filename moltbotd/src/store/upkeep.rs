@@ -2,7 +2,10 @@
 //! serves at the same time: copies, checks, and what a copy needs before it
 //! takes the original's place.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -119,7 +122,7 @@ impl Db<'_> {
 fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     // SQLite says only that it cannot; the system says why.
     std::fs::File::open(path).map_err(|error| file_error(path, error))?;
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let connection = reading(path)?;
     match connection.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)) {
         Ok(_) => Ok(connection),
         // Reading beside a writer takes a file beside the database. Where none
@@ -132,14 +135,32 @@ fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     }
 }
 
+/// Opens a database to be read, and leaves no files beside it that were not
+/// there: the last connection removes them if it may write. (`query_only`
+/// would forbid `VACUUM INTO` too.) What a gateway that was killed left there
+/// is not touched.
+fn reading(path: &Path) -> rusqlite::Result<Connection> {
+    let is_closed = !log(path).exists();
+    let flags = if is_closed {
+        OpenFlags::SQLITE_OPEN_READ_WRITE
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    };
+    Connection::open_with_flags(path, flags)
+}
+
 fn needs_side_file(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
 }
 
 fn has_log(path: &Path) -> bool {
+    std::fs::metadata(log(path)).is_ok_and(|log| log.len() > 0)
+}
+
+fn log(path: &Path) -> PathBuf {
     let mut log = path.as_os_str().to_owned();
     log.push("-wal");
-    std::fs::metadata(log).is_ok_and(|log| log.len() > 0)
+    log.into()
 }
 
 fn unchanging(path: &Path) -> String {

@@ -160,6 +160,7 @@ pub(super) fn run(
     sessions::take(&target, &folder, &mut items);
     held::take(&target, &folder, &mut items);
     folder.name_the_rest(&mut items);
+    target.runtime.block_on(target.store.close());
     Ok(report(&target, &folder, &items))
 }
 
