@@ -14,6 +14,8 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Output, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
     time::Duration,
 };
 
@@ -263,6 +265,22 @@ fn the_managers_credentials_are_the_gateways_secrets() {
     assert!(text(&output).contains("easy to guess"), "{}", text(&output));
 }
 
+/// Reads what a service manager is told all the time, as a real one does: whoever
+/// tells it something waits while ten messages lie there unread.
+fn listen(manager: UnixDatagram) -> Receiver<String> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(length) = manager.recv(&mut bytes) {
+            let message = String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned();
+            if tell.send(message).is_err() {
+                return;
+            }
+        }
+    });
+    told
+}
+
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -310,7 +328,7 @@ fn text(output: &Output) -> String {
 struct Host {
     folder: TempDir,
     profile: String,
-    manager: UnixDatagram,
+    told: Receiver<String>,
 }
 
 struct Gateway {
@@ -331,8 +349,7 @@ impl Host {
 
     fn at(folder: TempDir, profile: &str) -> Self {
         let manager = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        let host = Self { folder, profile: profile.into(), manager };
+        let host = Self { folder, profile: profile.into(), told: listen(manager) };
         host.configure("{}");
         host
     }
@@ -392,13 +409,11 @@ impl Host {
 
     /// Waits for a message to the service manager.
     fn hear(&self, fits: impl Fn(&str) -> bool) -> String {
-        let mut bytes = [0; 4096];
         loop {
-            let length = self.manager.recv(&mut bytes).unwrap_or_else(|error| {
+            let message = self.told.recv_timeout(PATIENCE).unwrap_or_else(|error| {
                 let log = fs::read_to_string(self.folder.path().join("stderr"));
                 panic!("{error}\n{}", log.unwrap_or_default())
             });
-            let message = String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned();
             if fits(&message) {
                 return message;
             }
