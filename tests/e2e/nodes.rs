@@ -330,7 +330,7 @@ async fn cve_2026_53816_a_node_that_may_run_no_programs_tells_of_none() {
         let payload = json!({ "sessionKey": "main", "runId": run, "exitCode": 0, "output": "hi" });
         json!({ "event": "exec.finished", "payloadJSON": payload.to_string() })
     };
-    let allow = |allow: &[&str]| json!({ "deviceId": device.id(), "allow": allow.iter().collect::<Vec<_>>() });
+    let allow = |allow: &[&str]| json!({ "deviceId": device.id(), "allow": allow });
     for (run, granted) in [("before", &[][..]), ("granted", &["system.run"]), ("after", &[])] {
         operator.call("device.pair.allow", allow(granted)).await.unwrap();
         node.call("node.event", told(run)).await.unwrap();

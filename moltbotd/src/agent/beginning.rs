@@ -41,7 +41,7 @@ impl Agent {
     pub(super) async fn begin(&self, run: &Run, request: &RunRequest) -> Result<Begun, StoreError> {
         let plan = self.plan(run, request);
         let happened = plan.happened.clone();
-        let begun = self.parts.store.write(move |db| plan.begin(db)).await;
+        let begun = self.parts.store.insist(move |db| plan.begin(db)).await;
         if begun.is_err() {
             self.parts.system_events.give_back(&run.session_key, happened);
         }
@@ -68,33 +68,33 @@ impl Agent {
 impl Plan {
     /// Marks the run as started and adds its message to the conversation,
     /// which starts anew if it is over.
-    pub(super) fn begin(self, db: &Db<'_>) -> rusqlite::Result<Begun> {
+    pub(super) fn begin(&self, db: &Db<'_>) -> rusqlite::Result<Begun> {
         let Self { config, run_id, key, request, happened } = self;
-        let text = with_events(&happened, &request.text);
+        let text = with_events(happened, &request.text);
         let now = now_ms();
-        let stored = db.session(&key)?;
+        let stored = db.session(key)?;
         let is_new = stored.is_none();
-        let mut entry = current(&config, stored, request.renew);
+        let mut entry = current(config, stored, request.renew);
         if let (true, Some(id)) = (is_new, &request.session_id) {
             entry.session_id.clone_from(id);
         }
         entry.updated_at = Some(now);
-        place(&mut entry, &request);
+        place(&mut entry, request);
         if let Some(label) = &request.label {
             // A name that another conversation has is not taken from it.
-            if db.sessions_by_label(label)?.iter().all(|row| row.key == key) {
+            if db.sessions_by_label(label)?.iter().all(|row| row.key == *key) {
                 entry.label = Some(label.clone());
             }
         }
         if request.spawned_by.is_some() {
             entry.spawned_by.clone_from(&request.spawned_by);
         }
-        db.put_session(&key, &key::owner(&config, &key), &entry)?;
-        db.start_run(&run_id, Some(&entry.session_id), now)?;
+        db.put_session(key, &key::owner(config, key), &entry)?;
+        db.start_run(run_id, Some(&entry.session_id), now)?;
         let images: Vec<_> =
             request.images.iter().map(|image| (image.mime.clone(), image.data.clone())).collect();
         let written = message::user(&text, &images, now);
-        let written = ending::transcript_message(Some(&run_id), written, now);
+        let written = ending::transcript_message(Some(run_id), written, now);
         db.append_message(&entry.session_id, &written)?;
         Ok(Begun { session_id: entry.session_id.clone(), entry, said: Vec::new() })
     }

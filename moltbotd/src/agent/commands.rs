@@ -122,7 +122,7 @@ impl Agent {
             end: end.clone(),
         };
         let replies = last.reply.is_some();
-        if let Err(error) = self.parts.store.write(move |db| last.write(db)).await {
+        if let Err(error) = self.parts.store.insist(move |db| last.write(db)).await {
             return self.lost(run, &error);
         }
         run.tell_reply(&self.parts.bus, &text);
@@ -134,7 +134,7 @@ impl Agent {
 
     async fn node_command(&self, run: &Run, command: &NodeCommand) -> Result<String, StoreError> {
         let id = run.id.clone();
-        self.parts.store.write(move |db| db.start_run(&id, None, now_ms())).await?;
+        self.parts.store.insist(move |db| db.start_run(&id, None, now_ms())).await?;
         let NodeCommand { node, command, params } = command.clone();
         let invoking = self.parts.nodes.invoke(node, command, params, NODE_TIMEOUT_MS);
         Ok(match tokio::time::timeout(NODE_LIMIT, invoking).await {
@@ -199,7 +199,7 @@ struct LastOfCommand {
 }
 
 impl LastOfCommand {
-    fn write(self, db: &Db<'_>) -> rusqlite::Result<()> {
+    fn write(&self, db: &Db<'_>) -> rusqlite::Result<()> {
         let now = self.end.at_ms;
         let stored = db.session(&self.key)?;
         let mut entry = match stored {

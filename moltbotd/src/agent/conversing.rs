@@ -309,7 +309,7 @@ impl Conversation<'_> {
         let message = message::assistant(text, calls, &written, now);
         let message = ending::transcript_message(Some(&self.run.id), message, now);
         let session_id = self.begun.session_id.clone();
-        self.agent.parts.store.write(move |db| db.append_message(&session_id, &message)).await
+        self.agent.parts.store.insist(move |db| db.append_message(&session_id, &message)).await
     }
 
     /// Stores what a tool answered and that the next one is about to be
@@ -338,7 +338,7 @@ impl Conversation<'_> {
             }
             Ok(())
         };
-        self.agent.parts.store.write(write).await
+        self.agent.parts.store.insist(write).await
     }
 
     async fn call(&mut self, call: &ToolCall) -> Called {

@@ -83,7 +83,7 @@ impl Agent {
         let last = self.last(run, request, begun, &outcome);
         let end = last.end.clone();
         let replies = last.reply.is_some();
-        if let Err(error) = self.parts.store.write(move |db| last.write(db)).await {
+        if let Err(error) = self.parts.store.insist(move |db| last.write(db)).await {
             return self.lost(run, &error);
         }
         match &end.error {
@@ -188,7 +188,7 @@ impl Last {
         }
     }
 
-    fn write(self, db: &Db<'_>) -> rusqlite::Result<()> {
+    fn write(&self, db: &Db<'_>) -> rusqlite::Result<()> {
         let now = self.end.at_ms;
         if let Some(session_id) = &self.session_id {
             if let Some(text) = self.cut_off {

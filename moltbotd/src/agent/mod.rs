@@ -138,7 +138,9 @@ struct Job {
     request: RunRequest,
     place: Option<Place>,
     begun: Option<Begun>,
-    /// Whether it was under way when the daemon last stopped.
+    /// The one it was writing to when the daemon last stopped.
+    transcript: Option<String>,
+    /// Whether it was under way then.
     interrupted: bool,
     gate: oneshot::Receiver<()>,
     _slot: OwnedSemaphorePermit,
@@ -353,6 +355,7 @@ impl Agent {
             request,
             place,
             begun,
+            transcript: None,
             interrupted: false,
             gate: open,
             _slot: slot,
@@ -415,18 +418,12 @@ impl Agent {
             Left::Run(left) => *left,
             Left::Unreadable(row) => return self.give_up(row).await,
         };
-        let begun = match transcript {
-            None => None,
-            Some(session_id) => match self.take_up(&run, session_id).await {
-                Ok(begun) => Some(begun),
-                Err(error) => return self.lost(&run, &error),
-            },
-        };
         // Bounded by what the last process accepted.
         let slot = Arc::new(Semaphore::new(1)).try_acquire_owned();
         let slot = slot.expect("a new semaphore has its permit");
         let (_, gate) = oneshot::channel();
-        let job = Job { run, request, place, begun, interrupted, gate, _slot: slot };
+        let job =
+            Job { run, request, place, begun: None, transcript, interrupted, gate, _slot: slot };
         self.parts.tracker.spawn(Arc::clone(self).drive(job));
     }
 
@@ -448,7 +445,7 @@ impl Agent {
         let (run_id, key) = (run.id.clone(), run.session_key.clone());
         self.parts
             .store
-            .write(move |db| {
+            .insist(move |db| {
                 for (call_id, name) in db.open_tool_calls(&run_id)? {
                     let now = now_ms();
                     let text = "Interrupted: the gateway restarted while this call was under way. \
@@ -460,7 +457,7 @@ impl Agent {
                 }
                 let said = said_before(&db.messages_of_run(&session_id, &run_id)?);
                 let entry = db.session(&key)?.unwrap_or_default();
-                Ok(Begun { session_id, entry, said })
+                Ok(Begun { session_id: session_id.clone(), entry, said })
             })
             .await
     }
@@ -486,10 +483,19 @@ impl Agent {
     /// Returns whether the run has ended; otherwise it is left for the next
     /// start.
     async fn run_job(&self, job: &mut Job) -> bool {
-        let Job { run, request, place, begun, interrupted, .. } = job;
+        let Job { run, request, place, begun, transcript, interrupted, .. } = job;
         if request.command {
             self.run_command(run, request, *interrupted).await;
             return true;
+        }
+        if let Some(session_id) = transcript.take() {
+            match self.take_up(run, session_id).await {
+                Ok(left) => *begun = Some(left),
+                Err(error) => {
+                    self.lost(run, &error);
+                    return true;
+                }
+            }
         }
         if let Some(place) = place {
             tokio::select! {
@@ -538,11 +544,11 @@ impl Agent {
         }
     }
 
-    /// Ends a run here whose outcome could not be stored. Its row stays open:
-    /// the next start takes it up.
+    /// Ends a run here whose outcome the store refuses, for another reason than
+    /// a full disk. Its row stays open: the next start takes it up.
     fn lost(&self, run: &Run, error: &StoreError) {
         tracing::error!(%error, run = run.id, "a run's outcome cannot be stored");
-        let text = "the store cannot be written; the message is kept and answered after a restart";
+        let text = "the store refuses the answer; the message is kept and answered after a restart";
         let now = now_ms();
         run.tell_error(&self.parts.bus, text, now);
         self.runs.end(run, ending::failed(run, text.to_owned(), now));

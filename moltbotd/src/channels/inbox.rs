@@ -309,20 +309,11 @@ impl Intake {
         (self.wake)();
     }
 
-    /// Writes until it is written: going on without would lose a message.
     async fn persist(
         &self,
         work: impl Fn(&Db<'_>) -> rusqlite::Result<()> + Send + Sync + 'static,
     ) {
-        let work = Arc::new(work);
-        loop {
-            let again = Arc::clone(&work);
-            match self.store.write(move |db| again(db)).await {
-                Ok(()) => return,
-                Err(error) => tracing::error!(%error, "cannot write to the inbox"),
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        super::persist(&self.store, work).await;
     }
 }
 

@@ -14,7 +14,7 @@ mod telegram;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, pin::Pin};
+use std::{path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -24,7 +24,10 @@ pub use self::{
     driver::{Entry, Target},
     service::{AccountFigures, Channels},
 };
-use crate::config::Findings;
+use crate::{
+    config::Findings,
+    store::{Db, Store},
+};
 
 /// Every channel the daemon knows.
 pub const ALL: &[Entry] = &[telegram::ENTRY];
@@ -212,4 +215,21 @@ pub type Sending = Pin<Box<dyn Future<Output = Result<Sent, SendError>> + Send>>
 pub trait Progress: Send {
     /// Shows the text so far; never waits, and may skip.
     fn update(&mut self, text: &str);
+}
+
+/// Writes until it is written: what a service sent or answered must not be
+/// forgotten, and going on without would repeat it.
+async fn persist(
+    store: &Store,
+    work: impl Fn(&Db<'_>) -> rusqlite::Result<()> + Send + Sync + 'static,
+) {
+    let work = Arc::new(work);
+    loop {
+        let again = Arc::clone(&work);
+        match store.insist(move |db| again(db)).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "cannot write to the inbox or the outbox"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }

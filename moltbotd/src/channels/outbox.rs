@@ -11,7 +11,6 @@ use futures_util::FutureExt as _;
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
-    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -280,24 +279,11 @@ impl Sender {
         *count
     }
 
-    /// Writes until it is written: what the network answered must not be
-    /// forgotten because the disk is full for a while.
     async fn persist(
         &self,
         work: impl Fn(&Db<'_>) -> rusqlite::Result<()> + Send + Sync + 'static,
     ) {
-        let work = Arc::new(work);
-        let start = Instant::now();
-        loop {
-            let again = Arc::clone(&work);
-            match self.store.write(move |db| again(db)).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::error!(%error, waiting = ?start.elapsed(), "cannot write to the outbox");
-                }
-            }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
+        super::persist(&self.store, work).await;
     }
 }
 

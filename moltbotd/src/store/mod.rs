@@ -23,6 +23,7 @@ mod writer;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OpenFlags};
@@ -47,6 +48,8 @@ pub use self::{
 use crate::private;
 
 const READERS: u32 = 4;
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// A failure of the database or of the thread that owns it.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +99,15 @@ impl StoreError {
             Some(Code::DiskFull | Code::SystemIoFailure | Code::ReadOnly | Code::CannotOpen)
         )
     }
+
+    /// Returns whether the same write may well succeed later.
+    fn passes(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        let busy = |error: &rusqlite::Error| {
+            matches!(error.sqlite_error_code(), Some(Code::DatabaseBusy | Code::DatabaseLocked))
+        };
+        self.is_disk() || matches!(self, Self::Sqlite(error) if busy(error))
+    }
 }
 
 /// A handle to the store; clones are cheap.
@@ -108,6 +120,14 @@ pub struct Store {
 /// A connection seen by one query or one transaction.
 #[derive(Debug)]
 pub struct Db<'a>(pub(super) &'a Connection);
+
+#[cfg(test)]
+impl Db<'_> {
+    /// Refuses writes, or takes them again, as a disk does that is full.
+    pub fn freeze(&self, frozen: bool) -> rusqlite::Result<()> {
+        self.0.pragma_update(None, "query_only", frozen)
+    }
+}
 
 #[derive(Debug)]
 struct Readers {
@@ -145,6 +165,30 @@ impl Store {
         F: FnOnce(&Db<'_>) -> rusqlite::Result<T> + Send + 'static,
     {
         self.writer.run(work).await
+    }
+
+    /// Runs `work` in a transaction, and again until the disk takes it: for
+    /// what must not be forgotten because the disk is full for a while. An
+    /// error means that the request is at fault, or that the store is closed.
+    pub async fn insist<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Db<'_>) -> rusqlite::Result<T> + Send + Sync + 'static,
+    {
+        let work = Arc::new(work);
+        let since = Instant::now();
+        let mut pause = FIRST_RETRY;
+        loop {
+            let again = Arc::clone(&work);
+            let result = self.write(move |db| again(db)).await;
+            let Err(error) = result.as_ref() else { return result };
+            if !error.passes() {
+                return result;
+            }
+            tracing::error!(%error, waiting = ?since.elapsed(), "a write waits for the disk");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_RETRY);
+        }
     }
 
     /// Returns why the last batch of writes was not committed, if it was not.

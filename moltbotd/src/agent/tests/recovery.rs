@@ -11,6 +11,28 @@ async fn crash(world: World) -> Arc<TempDir> {
     folder
 }
 
+/// Ends a world while its run waits for a tool.
+async fn crash_amid_a_tool(script: Arc<Script>, counter: &Arc<Counter>) -> Arc<TempDir> {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let world = World::at(folder, script, Arc::clone(counter));
+    drop(world.send("k1", "hi").await);
+    while counter.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    crash(world).await
+}
+
+impl World {
+    /// Gives the disk room once a write found none, and lets the runs end.
+    async fn thaw_when_it_waits(&self) {
+        while self.store.trouble().is_none() {
+            tokio::task::yield_now().await;
+        }
+        self.store.write(|db| db.freeze(false)).await.unwrap();
+        self.settled().await;
+    }
+}
+
 #[tokio::test]
 async fn a_run_that_was_under_way_is_answered_after_a_restart() {
     let mut world = World::new(Script::of([vec![Step::Say("Half"), Step::Hang]]));
@@ -34,13 +56,7 @@ async fn a_run_that_was_under_way_is_answered_after_a_restart() {
 async fn a_tool_that_was_at_work_is_reported_and_not_called_again() {
     let counter = Arc::new(Counter { hold: Some(Arc::default()), ..Counter::default() });
     let script = Script::of([vec![Step::Call("count", json!({})), Step::Call("count", json!({}))]]);
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let world = World::at(folder, script, Arc::clone(&counter));
-    drop(world.send("k1", "hi").await);
-    while counter.calls.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
-    let folder = crash(world).await;
+    let folder = crash_amid_a_tool(script, &counter).await;
 
     let script = Script::of([vec![Step::Say("I see")]]);
     let world = World::at(folder, script, Arc::clone(&counter));
@@ -64,13 +80,7 @@ async fn a_tool_that_was_at_work_is_reported_and_not_called_again() {
 async fn what_was_said_before_a_tool_was_called_belongs_to_the_answer() {
     let counter = Arc::new(Counter { hold: Some(Arc::default()), ..Counter::default() });
     let script = Script::of([vec![Step::Say("Let me see."), Step::Call("count", json!({}))]]);
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let world = World::at(folder, script, Arc::clone(&counter));
-    drop(world.send("k1", "hi").await);
-    while counter.calls.load(Ordering::SeqCst) == 0 {
-        tokio::task::yield_now().await;
-    }
-    let folder = crash(world).await;
+    let folder = crash_amid_a_tool(script, &counter).await;
 
     let script = Script::of([vec![Step::Say("It is two.")]]);
     let world = World::at(folder, script, counter);
@@ -138,4 +148,51 @@ async fn a_stop_leaves_nothing_open_that_has_ended() {
     assert!(world.store.read(|db| db.open_runs()).await.unwrap().is_empty());
     assert_eq!(world.run("k1").await.unwrap().request, None);
     assert_eq!(world.counter.calls.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn an_answer_waits_for_the_disk_and_is_given_without_a_restart() {
+    let gate = Arc::<Notify>::default();
+    let script = Script::of([vec![Step::Hold(Arc::clone(&gate)), Step::Say("At last")]]);
+    let mut world = World::new(script);
+    drop(world.send("k1", "hi").await);
+    world.told_until("agent k1#1 lifecycle start").await;
+    world.store.write(|db| db.freeze(true)).await.unwrap();
+    gate.notify_one();
+    world.thaw_when_it_waits().await;
+    assert_eq!(world.run("k1").await.unwrap().state, RunState::Done);
+    let told = world.transcript("agent:main:main").await;
+    assert_eq!(told, ["user: hi", "assistant: At last"]);
+    let heard = world.told_until("chat k1#3 final At last").await;
+    assert!(!heard.iter().any(|line| line.contains("error")), "{heard:#?}");
+}
+
+#[tokio::test]
+async fn a_tool_is_called_once_the_disk_has_room_and_only_once() {
+    let gate = Arc::<Notify>::default();
+    let call = vec![Step::Hold(Arc::clone(&gate)), Step::Call("count", json!({}))];
+    let mut world = World::new(Script::of([call, vec![Step::Say("It is one.")]]));
+    drop(world.send("k1", "hi").await);
+    world.told_until("agent k1#1 lifecycle start").await;
+    world.store.write(|db| db.freeze(true)).await.unwrap();
+    gate.notify_one();
+    while world.store.trouble().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(world.counter.calls.load(Ordering::SeqCst), 0, "nobody would know of it");
+    world.thaw_when_it_waits().await;
+    assert_eq!(world.counter.calls.load(Ordering::SeqCst), 1);
+    assert_eq!(world.transcript("agent:main:main").await.pop().unwrap(), "assistant: It is one.");
+}
+
+#[tokio::test]
+async fn a_run_is_taken_up_once_the_disk_has_room() {
+    let counter = Arc::new(Counter { hold: Some(Arc::default()), ..Counter::default() });
+    let call = Script::of([vec![Step::Call("count", json!({}))]]);
+    let folder = crash_amid_a_tool(call, &counter).await;
+    let world = World::at(folder, Script::of([vec![Step::Say("I see")]]), counter);
+    world.store.write(|db| db.freeze(true)).await.unwrap();
+    world.resume().await;
+    world.thaw_when_it_waits().await;
+    assert_eq!(world.run("k1").await.unwrap().state, RunState::Done);
 }
