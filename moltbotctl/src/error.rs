@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde_json::Value;
 
-use crate::{ssh, tls::Fault};
+use crate::{ssh, tls::Fault, transport::Stranger};
 
 /// A failed connection or call.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,14 @@ pub enum Error {
         url: String,
         /// What it said instead.
         reason: String,
+    },
+    /// Something answers on this host that is neither this user's nor root's.
+    #[error("{url}: {stranger}, not to you; your gateway's secret was not shown to it")]
+    Stranger {
+        /// The address.
+        url: String,
+        /// Whose it is.
+        stranger: Stranger,
     },
     /// ssh does not get to the gateway.
     #[error("{0}")]
@@ -212,7 +220,7 @@ impl Error {
             _ if self.is_unauthorized() => 6,
             _ if self.pairing_request().is_some() => 7,
             Self::Connect { .. } => 3,
-            Self::NoGateway { .. } => 4,
+            Self::NoGateway { .. } | Self::Stranger { .. } => 4,
             Self::Timeout(_) => 8,
             Self::Ssh(failure) => failure.kind.exit_code(),
             Self::Closed(Closed { ssh: Some(failure), .. }) => failure.kind.exit_code(),
@@ -253,6 +261,11 @@ impl Error {
             Self::NoGateway { .. } => {
                 "check host and port: moltbotctl where; the gateway's own port is 18789 unless \
                  gateway.port says otherwise"
+                    .into()
+            }
+            Self::Stranger { .. } => {
+                "start your own gateway: moltbotctl gateway start; if that program is the gateway \
+                 you mean, give its secret with --token-file"
                     .into()
             }
             Self::Ssh(failure) => failure.advice(),

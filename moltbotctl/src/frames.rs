@@ -79,6 +79,11 @@ pub(crate) fn how_it_ended(error: &tungstenite::Error) -> Closed {
 
 /// Returns how ssh failed, when that is what broke a socket.
 pub(crate) fn ssh_failure(error: &tungstenite::Error) -> Option<&ssh::Failure> {
+    cause(error)
+}
+
+/// Returns what an input or output error was made of.
+pub(crate) fn cause<T: std::error::Error + 'static>(error: &tungstenite::Error) -> Option<&T> {
     match error {
         tungstenite::Error::Io(error) => error.get_ref()?.downcast_ref(),
         _ => None,

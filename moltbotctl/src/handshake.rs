@@ -124,6 +124,9 @@ fn no_connection(url: &str, error: &tungstenite::Error) -> Error {
     if let Some(fault) = Fault::of(error) {
         return Error::Tls { url: url.into(), fault };
     }
+    if let Some(stranger) = frames::cause(error) {
+        return Error::Stranger { url: url.into(), stranger: *stranger };
+    }
     if let Some(reason) = no_gateway(error) {
         return Error::NoGateway { url: url.into(), reason };
     }

@@ -286,8 +286,7 @@ impl Surroundings<'_> {
     }
 
     fn flagged(&self) -> Option<Credentials> {
-        let credentials =
-            Credentials { token: self.flags.token.clone(), password: self.flags.password.clone() };
+        let credentials = Credentials::given(self.flags.token.clone(), self.flags.password.clone());
         (!credentials.is_empty()).then_some(credentials)
     }
 
@@ -299,7 +298,7 @@ impl Surroundings<'_> {
     fn environment_credentials(&self) -> Credentials {
         let secret =
             |suffix| self.environment.named(suffix).map(|(name, value)| Secret::new(value, name));
-        Credentials { token: secret("GATEWAY_TOKEN"), password: secret("GATEWAY_PASSWORD") }
+        Credentials::given(secret("GATEWAY_TOKEN"), secret("GATEWAY_PASSWORD"))
     }
 
     fn environment_key(&self) -> Option<String> {
@@ -359,16 +358,15 @@ impl Surroundings<'_> {
     }
 
     fn remote_credentials(&self) -> anyhow::Result<Credentials> {
-        Ok(Credentials {
-            token: self.configured_token("gateway.remote")?,
-            password: self.configured("gateway.remote.password")?,
-        })
+        let token = self.configured_token("gateway.remote")?;
+        Ok(Credentials::given(token, self.configured("gateway.remote.password")?))
     }
 
     /// The environment beats the file; the token the daemon made for itself comes
     /// last.
     fn local_credentials(&self) -> anyhow::Result<Credentials> {
         let mut credentials = self.environment_credentials();
+        let is_given = !credentials.is_empty();
         if credentials.token.is_none() {
             credentials.token = self.configured_token("gateway.auth")?;
         }
@@ -378,6 +376,7 @@ impl Surroundings<'_> {
         if credentials.is_empty() {
             credentials.token = self.made_token();
         }
+        credentials.only_to_own = !is_given && !credentials.is_empty();
         Ok(credentials)
     }
 

@@ -1,4 +1,4 @@
-//! Who listens on a port of this host, as far as this user may know.
+//! Whose the sockets of this host are, as far as this user may know.
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,8 @@ use std::{
 };
 
 use serde_json::{Value, json};
+
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
 
 /// A socket that listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,34 +33,61 @@ impl Listener {
 /// found.
 #[must_use]
 pub fn listeners(port: u16) -> Vec<Listener> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let texts = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
-    let found: Vec<_> =
-        texts.flat_map(|text| text.lines().filter_map(listening).collect::<Vec<_>>()).collect();
-    let found: Vec<_> = found.into_iter().filter(|(address, _)| address.port() == port).collect();
+    let found = entries().into_iter().filter(|entry| entry.listens && entry.local.port() == port);
+    let found: Vec<_> = found.collect();
     if found.is_empty() {
         return Vec::new();
     }
     let holders = holders();
-    let of = |(address, inode): (SocketAddr, u64)| {
-        let pid = holders.get(&inode).copied();
+    let of = |entry: Entry| {
+        let pid = holders.get(&entry.inode).copied();
         let name = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-        Listener { address, pid, command: name.unwrap_or_default().trim().to_owned() }
+        let command = name.unwrap_or_default().trim().to_owned();
+        Listener { address: entry.local, pid, command }
     };
     found.into_iter().map(of).collect()
 }
 
-/// Reads a line of the kernel's table: the address and the socket's number, if
-/// it listens.
-fn listening(line: &str) -> Option<(SocketAddr, u64)> {
+/// Returns the user whose program accepted a connection from this host, `near`
+/// being this end of it. Only Linux tells, and only of its own network: nothing
+/// is known of what a firewall leads elsewhere.
+#[must_use]
+pub fn answering_user(near: SocketAddr, far: SocketAddr) -> Option<u32> {
+    let there = |entry: &Entry| (entry.local, entry.remote) == (far, near) && entry.inode != 0;
+    entries().into_iter().find(there).map(|entry| entry.uid)
+}
+
+/// A line of the kernel's tables.
+#[derive(Debug)]
+struct Entry {
+    local: SocketAddr,
+    remote: SocketAddr,
+    listens: bool,
+    uid: u32,
+    /// The socket's number; 0 while no program has it.
+    inode: u64,
+}
+
+fn entries() -> Vec<Entry> {
+    let texts = TABLES.iter().filter_map(|path| fs::read_to_string(path).ok());
+    texts.flat_map(|text| text.lines().filter_map(entry).collect::<Vec<_>>()).collect()
+}
+
+fn entry(line: &str) -> Option<Entry> {
     let words: Vec<&str> = line.split_whitespace().collect();
-    let (local, state, inode) = (words.get(1)?, words.get(3)?, words.get(9)?);
-    if *state != "0A" {
-        return None;
-    }
-    let (ip, port) = local.split_once(':')?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    Some((SocketAddr::new(address(ip)?, port), inode.parse().ok()?))
+    Some(Entry {
+        local: socket_address(words.get(1)?)?,
+        remote: socket_address(words.get(2)?)?,
+        listens: *words.get(3)? == "0A",
+        uid: words.get(7)?.parse().ok()?,
+        inode: words.get(9)?.parse().ok()?,
+    })
+}
+
+/// An IPv4 peer of a socket that serves both versions is one of IPv4.
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    Some(SocketAddr::new(address(ip)?.to_canonical(), u16::from_str_radix(port, 16).ok()?))
 }
 
 /// Words of 32 bits, each in the order of this machine.
@@ -113,6 +142,20 @@ mod tests {
         let own = found.iter().find(|it| it.address == address).unwrap();
         assert_eq!(own.pid, Some(std::process::id()));
         assert!(!own.command.is_empty());
+    }
+
+    #[test]
+    fn the_user_at_the_other_end_is_known_once_a_program_has_it() {
+        for at in ["127.0.0.1:0", "[::]:0"] {
+            let listener = std::net::TcpListener::bind(at).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let near = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (local, peer) = (near.local_addr().unwrap(), near.peer_addr().unwrap());
+            assert_eq!(answering_user(local, peer), None);
+            let _accepted = listener.accept().unwrap();
+            let own = cfg!(target_os = "linux").then(|| nix::unistd::Uid::effective().as_raw());
+            assert_eq!(answering_user(local, peer), own);
+        }
     }
 
     #[test]

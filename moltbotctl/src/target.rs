@@ -111,9 +111,18 @@ pub struct Credentials {
     pub token: Option<Secret>,
     /// The shared password.
     pub password: Option<Secret>,
+    /// Whether they are those of this user's own gateway on this host, found
+    /// rather than given. The port may be another user's while it does not run.
+    pub only_to_own: bool,
 }
 
 impl Credentials {
+    /// Returns what was given for an address.
+    #[must_use]
+    pub const fn given(token: Option<Secret>, password: Option<Secret>) -> Self {
+        Self { token, password, only_to_own: false }
+    }
+
     /// Returns whether nothing would be shown.
     #[must_use]
     pub fn is_empty(&self) -> bool {

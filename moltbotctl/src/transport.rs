@@ -1,8 +1,13 @@
 //! Opens the socket to a gateway: TCP, TLS, a Unix socket or ssh, then the
 //! WebSocket upgrade.
 
-use std::{io, net::Ipv4Addr, net::Ipv6Addr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
+use nix::unistd::{Uid, User};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
@@ -14,7 +19,7 @@ use tokio_tungstenite::{
 
 use crate::{
     address::{Address, WebAddress},
-    ssh,
+    sockets, ssh,
     target::Target,
     tls,
 };
@@ -32,13 +37,19 @@ pub type Socket = WebSocketStream<MaybeTlsStream<Box<dyn Stream>>>;
 /// Connects and upgrades. Who calls waits no longer than `patience`.
 ///
 /// # Errors
-/// When nobody listens, TLS fails, or the other side speaks no WebSocket.
+/// When nobody listens, TLS fails, the other side speaks no WebSocket, or it is
+/// a [`Stranger`] to whom the target's secret must not be shown.
 pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungstenite::Error> {
+    let mut ends = None;
     let (stream, url): (Box<dyn Stream>, _) = match &target.address {
         Address::Unix(path) => {
             (Box::new(UnixStream::connect(path).await?), "ws://localhost/".to_owned())
         }
-        Address::Web(web) => (Box::new(connect(web).await?), format!("{}{}", web.key(), web.path)),
+        Address::Web(web) => {
+            let stream = connect(web).await?;
+            ends = Some((stream.local_addr()?, stream.peer_addr()?));
+            (Box::new(stream), format!("{}{}", web.key(), web.path))
+        }
         Address::Ssh(through) => (
             Box::new(ssh::Stream::open(&through.login, through.gateway.port, patience).await?),
             format!("{}/", through.gateway.key()),
@@ -54,7 +65,35 @@ pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungste
     let request = url.into_client_request()?;
     let upgrade =
         tokio_tungstenite::client_async_tls_with_config(request, stream, Some(config), connector);
-    Ok(upgrade.await?.0)
+    let socket = upgrade.await?.0;
+    // A certificate that was pinned proves more.
+    if target.credentials.only_to_own && target.tls_fingerprint.is_none() {
+        check_owner(ends)?;
+    }
+    Ok(socket)
+}
+
+/// A program that answers on a port of this host and belongs to somebody else.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the program that answers belongs to {}", user(*.0))]
+pub struct Stranger(pub u32);
+
+/// Root may see every secret as it is, and so may this user.
+fn check_owner(ends: Option<(SocketAddr, SocketAddr)>) -> io::Result<()> {
+    let owner = ends.and_then(|(near, far)| sockets::answering_user(near, far));
+    match owner {
+        Some(uid) if uid != 0 && uid != Uid::effective().as_raw() => {
+            Err(io::Error::other(Stranger(uid)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn user(uid: u32) -> String {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => format!("{} (uid {uid})", user.name),
+        _ => format!("uid {uid}"),
+    }
 }
 
 /// `localhost` is never looked up: a resolver must not decide what is local.

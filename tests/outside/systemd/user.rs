@@ -18,6 +18,7 @@ pub(super) fn story(suite: Suite) {
         "alice",
         &format!("umask 077; mkdir -p ~/.config/moltbot; echo '{config}' > ~/.config/moltbot/moltbot.json"),
     );
+    anothers_program_on_the_port_is_shown_nothing(&machine);
     machine.sh_as("alice", "systemctl --user enable --now moltbotd && moltbotctl health");
     // The same place on every version, and the one that a shell's moltbotd uses.
     machine.sh_as("alice", "test -e ~/.local/state/moltbot/moltbot.db");
@@ -34,6 +35,28 @@ pub(super) fn story(suite: Suite) {
                        systemctl --user is-active moltbotd; journalctl --user -u moltbotd -n 1";
     machine.sh("until systemctl is-active --quiet user@$(id -u alice).service; do sleep 0.1; done");
     machine.sh_as("alice", crowd_after);
+}
+
+/// While a gateway does not run, its port is anybody's.
+fn anothers_program_on_the_port_is_shown_nothing(machine: &Machine) {
+    let port = machine.port;
+    machine.sh(&format!(
+        "useradd --create-home mallory; \
+         systemd-run --unit=mallory --uid=mallory --setenv=HOME=/home/mallory \
+         moltbotd --profile mallory --port {port} --token guess-which-this-is-0123456789; \
+         until moltbotctl --url ws://127.0.0.1:{port} --token guess-which-this-is-0123456789 \
+         health; do sleep 0.1; done"
+    ));
+    machine.sh_as(
+        "alice",
+        "moltbotctl health > ~/said 2>&1 || test $? = 4; cat ~/said; \
+         grep -q 'belongs to mallory' ~/said",
+    );
+    // What is given with the command is meant for whoever is there.
+    let given =
+        format!("moltbotctl --url ws://127.0.0.1:{port} --token guess-which-this-is-0123456789");
+    machine.sh_as("alice", &format!("{given} health"));
+    machine.sh("systemctl stop mallory");
 }
 
 /// The settings that older systemd ignores without `PrivateUsers=`.
