@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use moltbot_tests::programs::source_root;
+use moltbot_tests::programs::{install_script, source_root};
 use moltbotctl::{
     paths::Paths,
     service::{Done, Host, Install, Kind, Pace, Scope, Service, State},
@@ -46,8 +46,7 @@ impl Lab {
                 units.display(),
                 original.display()
             );
-            fs::write(at(name), text).unwrap();
-            fs::set_permissions(at(name), fs::Permissions::from_mode(0o755)).unwrap();
+            install_script(&text, &at(name));
             at(name)
         };
         let host = Host {

@@ -43,6 +43,31 @@ pub fn packages() -> PathBuf {
     folder
 }
 
+/// Copies a program to where a test runs it.
+///
+/// A process of its own does: what this one has open to write, a process that
+/// another test starts meanwhile inherits for a moment, and such a file cannot
+/// be run ("text file busy").
+///
+/// # Panics
+///
+/// When it cannot be copied.
+pub fn install(program: &Path, at: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).args([program, at]).status();
+    assert!(status.expect("install can be run").success(), "{} is copied", program.display());
+}
+
+/// Writes a script to where a test runs it.
+///
+/// # Panics
+///
+/// When it cannot be written.
+pub fn install_script(text: &str, at: &Path) {
+    let draft = at.with_extension("draft");
+    std::fs::write(&draft, text).expect("the folder is writable");
+    install(&draft, at);
+}
+
 /// Returns the top folder of the sources.
 #[must_use]
 pub fn source_root() -> &'static Path {

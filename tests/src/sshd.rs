@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -18,7 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::{Ctl, PATIENCE, ports};
+use crate::{Ctl, PATIENCE, ports, programs};
 
 /// Names the folder that `tests/run` filled.
 pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_SSHD";
@@ -218,8 +217,7 @@ impl Sshd {
             show("started"),
             show("client")
         );
-        fs::write(&wrapper, text).unwrap();
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();
+        programs::install_script(&text, &wrapper);
     }
 }
 

@@ -49,9 +49,9 @@ impl Tailnet {
         let program = folder.path().join("bin/tailscale");
         fs::create_dir(folder.path().join("bin")).unwrap();
         let source = programs::source_root().join("tests/fixtures/tailscale/tailscale");
-        fs::copy(source, &program).unwrap();
+        programs::install(&source, &program);
         // The socket is made by another user; the program is not to be changed by one.
-        for (path, mode) in [("", 0o1777), ("bin", 0o755), ("bin/tailscale", 0o755)] {
+        for (path, mode) in [("", 0o1777), ("bin", 0o755)] {
             let path = folder.path().join(path);
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         }
@@ -125,8 +125,7 @@ impl Tailnet {
     pub async fn tailscaled(&self, program: &Path, gateway: u16, login: &str) -> Tailscaled {
         // The other user may not enter the folder of the build.
         let copy = self.at("bin/tailscaled");
-        fs::copy(program, &copy).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        programs::install(program, &copy);
         let mut command = Command::new(copy);
         command.arg(self.socket()).args([&gateway.to_string(), ADDRESS, login]);
         command.env_clear().current_dir("/").stdout(Stdio::piped()).kill_on_drop(true);
