@@ -46,6 +46,7 @@ use crate::{
     tailscale::Tailscale,
     tls::{self, Tls, TlsError},
     tools::{self, Tools},
+    upkeep,
 };
 
 /// What `main` found out before anything runs.
@@ -262,6 +263,7 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
         }
     });
     background.spawn(Arc::clone(&shared.gateway.agent).consume(messages));
+    background.spawn(upkeep::run(store.clone(), start.paths.inbound_media()));
     let probe = watch(&shared, probes);
     let watchdog = supervisor::watchdog(probe, start.stop.clone());
     let asked = Arc::<Notify>::default();

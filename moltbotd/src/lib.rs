@@ -16,7 +16,7 @@
 //! net                 methods
 //!         gateway
 //! discovery · restart · agent · sessions · channels · nodes · presence · health
-//! providers · tools · rpc
+//! providers · tools · rpc · upkeep
 //! bus · store · config · auth · tailscale
 //! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · listening · tls · metrics · watch
 //! protocol (crate)
@@ -58,4 +58,5 @@ pub mod supervisor;
 pub mod tailscale;
 pub mod tls;
 pub mod tools;
+pub mod upkeep;
 pub mod watch;

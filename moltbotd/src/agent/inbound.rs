@@ -77,9 +77,10 @@ impl Agent {
         let stopped = self.abort(&request.session_key, None, StopCause::Word);
         let text = if stopped.is_empty() { "Nothing is under way." } else { "⚙️ Stopped." };
         let reply = ending::reply(&self.config(), &request, text, None);
+        // Not to be tried anew from above: there would be nothing to stop then.
         self.parts
             .store
-            .write(move |db| {
+            .insist(move |db| {
                 // Nobody is told of a stop that a crash would undo.
                 db.stop_runs(&stopped)?;
                 if let Some(reply) = &reply {

@@ -57,8 +57,6 @@ use crate::{
 /// Runs accepted and not ended. Callers beyond it are refused; messages of
 /// channels wait, safe in the inbox.
 const OPEN_RUNS: usize = 1024;
-/// How long a run's result answers calls that repeat its key.
-const KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
 /// What the agent works with.
 pub struct Parts {
@@ -196,19 +194,19 @@ impl Agent {
 
     /// Stops the runs of a conversation, or one of them, for good: they are not
     /// taken up by the next start either. Returns their ids.
+    ///
+    /// They stop at once; that it is for good is told when it is stored, which
+    /// waits for a full disk.
     pub async fn stop(
         &self,
         session_key: &str,
         run_id: Option<&str>,
         why: StopCause,
-    ) -> Vec<String> {
+    ) -> Result<Vec<String>, StoreError> {
         let ids = self.abort(session_key, run_id, why);
         let stopped = ids.clone();
-        if let Err(error) = self.parts.store.write(move |db| db.stop_runs(&stopped)).await {
-            // They stop all the same, unless the daemon is killed this moment.
-            tracing::error!(%error, "it is not stored that runs were stopped");
-        }
-        ids
+        self.parts.store.insist(move |db| db.stop_runs(&stopped)).await?;
+        Ok(ids)
     }
 
     /// Stops the runs of a conversation, or one of them; returns their ids.
@@ -287,16 +285,9 @@ impl Agent {
 
     /// Goes on with them.
     pub async fn resume(self: &Arc<Self>, recalled: Recalled) {
-        let before = now_ms() - KEPT_MS;
         for left in recalled.0 {
             self.resume_one(left).await;
         }
-        let store = self.parts.store.clone();
-        self.parts.tracker.spawn(async move {
-            if let Err(error) = store.write(move |db| db.forget_runs(before)).await {
-                tracing::warn!(%error, "old runs stay in the store");
-            }
-        });
     }
 
     async fn start_in(

@@ -35,10 +35,6 @@ use crate::{
 /// How long a caller waits for the confirmation of a message. It stays queued.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long settled messages are remembered: as long as a repeated update or
-/// idempotency key may reasonably turn up.
-const MEMORY_MS: i64 = 30 * 24 * 60 * 60 * 1000;
-
 /// How long a service may take to say whether it knows an account.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -130,14 +126,6 @@ impl Channels {
 
     /// Takes up what the last life of the daemon left and starts the accounts.
     pub async fn start(self: &Arc<Self>) -> Result<(), StoreError> {
-        let before = now_ms() - MEMORY_MS;
-        self.store
-            .write(move |db| {
-                db.prune_inbox(before)?;
-                db.prune_outbox(before)?;
-                db.prune_drafts(before)
-            })
-            .await?;
         let rows = self.store.read(|db| db.open_inbox()).await?;
         for row in rows {
             let Ok(pending) = serde_json::from_str::<Pending>(&row.body) else {

@@ -38,7 +38,7 @@ async fn send(cx: Context, params: ChatSend) -> Result<Twice<ChatSent>> {
     }
     refuse_if_muted(&cx, &params.session_key).await?;
     if RunRequest::is_stop(&params.message) {
-        let run_ids = cx.gateway.agent.stop(&params.session_key, None, StopCause::Word).await;
+        let run_ids = cx.gateway.agent.stop(&params.session_key, None, StopCause::Word).await?;
         return Ok(answered(ChatSent::Stopped(stopped(run_ids))));
     }
     let run_id = params.idempotency_key.to_string();
@@ -72,7 +72,7 @@ async fn abort(cx: Context, params: ChatAbort) -> Result<ChatAborted> {
     {
         return Err(Error::invalid("runId does not match sessionKey"));
     }
-    Ok(stopped(agent.stop(&params.session_key, run_id, StopCause::Rpc).await))
+    Ok(stopped(agent.stop(&params.session_key, run_id, StopCause::Rpc).await?))
 }
 
 async fn inject(cx: Context, params: ChatInject) -> Result<ChatInjected> {

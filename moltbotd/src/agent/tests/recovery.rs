@@ -1,7 +1,7 @@
 //! What a stop of the daemon leaves, and how it is taken up.
 
 use super::*;
-use crate::store::RunState;
+use crate::{agent::StopCause, store::RunState};
 
 /// Ends a world as a crash does: its tasks stop where they are.
 async fn crash(world: World) -> Arc<TempDir> {
@@ -195,4 +195,16 @@ async fn a_run_is_taken_up_once_the_disk_has_room() {
     world.resume().await;
     world.thaw_when_it_waits().await;
     assert_eq!(world.run("k1").await.unwrap().state, RunState::Done);
+}
+
+#[tokio::test]
+async fn a_stop_is_told_once_it_is_stored() {
+    let mut world = World::new(Script::of([vec![Step::Say("Half"), Step::Hang]]));
+    drop(world.send("k1", "hi").await);
+    world.told_until("chat k1#2 delta Half").await;
+    world.store.write(|db| db.freeze(true)).await.unwrap();
+    let stopping = world.agent.stop("main", None, StopCause::Rpc);
+    let (stopped, ()) = tokio::join!(stopping, world.thaw_when_it_waits());
+    assert_eq!(stopped.unwrap(), ["k1"]);
+    assert_eq!(world.run("k1").await.unwrap().state, RunState::Aborted);
 }
