@@ -9,9 +9,9 @@ use std::{
     process::{Command, Output},
 };
 
-use moltbot_tests::{Connect, Daemon, PATIENCE, programs};
+use moltbot_tests::{Connect, Daemon, Options, PATIENCE, daemon::TOKEN, programs};
 use nix::unistd::Uid;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 /// Starts a daemon in the place of one that was stopped, where that must fail.
@@ -182,4 +182,21 @@ async fn a_daemon_out_of_files_serves_who_is_there_and_recovers() {
         .read_to_string(&mut text)
         .unwrap();
     assert!(text.matches("accept failed").count() <= 4, "folded: {text}");
+}
+
+#[tokio::test]
+async fn a_failed_run_is_answered_alike_when_its_key_is_repeated() {
+    let mut config = json!({ "gateway": { "auth": { "token": TOKEN } } });
+    // Nobody gave a key for it.
+    config["agents"]["defaults"]["model"]["primary"] = json!("anthropic/claude-sonnet-4-5");
+    let daemon = Daemon::start_with(Options::with(config)).await;
+    let mut operator = daemon.operator().await;
+    let params = json!({ "message": "hi", "sessionKey": "main", "idempotencyKey": "once" });
+    let is_failure = |frame: &Value| frame["type"] == "res" && frame["ok"] == false;
+    operator.send("agent", params.clone()).await;
+    let first = operator.read_where(is_failure).await.unwrap();
+    operator.send("agent", params).await;
+    let again = operator.read_where(is_failure).await.unwrap();
+    assert_eq!((&first["payload"], &first["error"]), (&again["payload"], &again["error"]));
+    assert_eq!(first["payload"]["status"], "error");
 }

@@ -19,7 +19,7 @@ use crate::{bus::Bus, clock::now_ms, sessions::message};
 /// Chat windows get the text so far at most this often.
 const DELTA_INTERVAL: Duration = Duration::from_millis(150);
 /// Longest reason of a failure in a chat event; the agent event has all of it.
-const ERROR_CHARS: usize = 200;
+const ERROR_CHARS: usize = 240;
 /// Longest part of a tool's answer that clients are shown.
 const RESULT_CHARS: usize = 8000;
 /// What a model answers when nothing is to be said.

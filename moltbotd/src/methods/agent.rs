@@ -6,7 +6,7 @@ use moltbot_protocol::{
     ErrorCode, ErrorShape,
     methods::agent::{AgentAnswer, AgentResult, AgentRun, AgentWait, AgentWaited},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Context, chat};
 use crate::{
@@ -82,7 +82,11 @@ pub(super) async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnsw
             Ok(Twice { first: accepted_answer(run_id, accepted_at_ms), last: None })
         }
         Started::Ended(ended) => match &ended.error {
-            Some(error) => Err(Error::Unavailable(format!("Error: {error}"))),
+            Some(error) => {
+                let summary = format!("Error: {error}");
+                let payload = failed(&run_id, &summary);
+                Err(Error::Failed { message: summary, payload })
+            }
             None => Ok(Twice { first: done(run_id, &ended), last: None }),
         },
     }
@@ -275,8 +279,12 @@ fn failure(run_id: String, text: &str) -> Final {
     let summary = format!("Error: {text}");
     Final {
         error: Some(ErrorShape::new(ErrorCode::Unavailable, &summary)),
-        payload: Some(json!({"runId": run_id, "status": "error", "summary": summary})),
+        payload: Some(failed(&run_id, &summary)),
     }
+}
+
+fn failed(run_id: &str, summary: &str) -> Value {
+    json!({ "runId": run_id, "status": "error", "summary": summary })
 }
 
 fn accepted_answer(run_id: String, accepted_at_ms: i64) -> AgentAnswer {

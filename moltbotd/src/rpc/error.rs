@@ -25,6 +25,14 @@ pub enum Error {
     /// The daemon cannot do it now; the text is shown as it is.
     #[error("{0}")]
     Unavailable(String),
+    /// It could not be done; what there is of a result comes with the reason.
+    #[error("{message}")]
+    Failed {
+        /// What a person reads.
+        message: String,
+        /// The result so far.
+        payload: Value,
+    },
     /// The daemon's own trouble; the cause goes to the log only.
     #[error("temporarily unavailable")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -44,7 +52,7 @@ impl Error {
             Self::Refused { code, message, details } => {
                 ErrorShape { details: Some(details.clone()), ..ErrorShape::new(*code, message) }
             }
-            Self::Unavailable(_) | Self::Internal(_) => {
+            Self::Unavailable(_) | Self::Failed { .. } | Self::Internal(_) => {
                 ErrorShape::new(ErrorCode::Unavailable, self.to_string())
             }
         }

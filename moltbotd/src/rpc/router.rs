@@ -371,10 +371,14 @@ fn respond<T: Serialize>(id: &str, result: Result<T>) -> Answer {
             Some(error.shape())
         }
     };
-    let ok = error.is_none();
-    let frame = ResponseFrame { id, ok, payload: result.ok(), error: error.as_ref() };
-    let text = serde_json::to_string(&frame).expect("wire types serialize").into();
-    Answer { text, ok, then: None }
+    let (ok, error) = (error.is_none(), error.as_ref());
+    let text = match result {
+        Err(Error::Failed { payload, .. }) => {
+            serde_json::to_string(&ResponseFrame { id, ok, payload: Some(payload), error })
+        }
+        result => serde_json::to_string(&ResponseFrame { id, ok, payload: result.ok(), error }),
+    };
+    Answer { text: text.expect("wire types serialize").into(), ok, then: None }
 }
 
 fn panicked(id: &str, method: &str, panic: &(dyn Any + Send)) -> Answer {
