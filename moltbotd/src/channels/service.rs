@@ -623,7 +623,7 @@ pub(super) fn jittered(pause: Duration) -> Duration {
     let mut byte = [0_u8; 1];
     // Without random bytes there is no jitter, which is no harm.
     let _ = getrandom::fill(&mut byte);
-    pause.mul_f64(1.0 + f64::from(byte[0]) / 1024.0)
+    pause.saturating_add((pause / 1024).saturating_mul(byte[0].into()))
 }
 
 /// Reads every account that is configured.
@@ -663,4 +663,17 @@ fn unwritten(error: &StoreError) -> SendError {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_of_any_length_is_spread_by_up_to_a_quarter() {
+        let pause = Duration::from_secs(4);
+        assert!((pause..=pause * 5 / 4).contains(&jittered(pause)));
+        assert!(jittered(Duration::MAX / 2) >= Duration::MAX / 2);
+        assert_eq!(jittered(Duration::MAX), Duration::MAX);
+    }
 }

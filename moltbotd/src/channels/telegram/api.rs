@@ -21,6 +21,10 @@ const MAX_ANSWER_BYTES: usize = 16 * 1024 * 1024;
 /// How long an upload or download may take.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Longest pause taken from a refusal, in seconds. Whatever asks for more is
+/// asked again after it.
+const MAX_RETRY_AFTER: u64 = 60 * 60;
+
 /// One bot at one server.
 #[derive(Clone, Debug)]
 pub(super) struct Api {
@@ -47,7 +51,7 @@ pub(super) enum ApiError {
         code: u64,
         /// Telegram's words.
         description: String,
-        /// When to try again, in seconds.
+        /// When to try again, in seconds; at most [`MAX_RETRY_AFTER`].
         retry_after: Option<u64>,
     },
     /// A file to be sent cannot be read, or one to be fetched not be stored.
@@ -276,6 +280,7 @@ fn refused(code: u64, description: String, retry_after: Option<u64>) -> ApiError
     if code >= 500 {
         return ApiError::Lost(format!("{code}: {description}"));
     }
+    let retry_after = retry_after.map(|seconds| seconds.min(MAX_RETRY_AFTER));
     ApiError::Refused { code, description, retry_after }
 }
 
@@ -295,4 +300,20 @@ fn describe(error: reqwest::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pause_is_longer_than_an_hour() {
+        let pause = |asked| match refused(429, "flood".into(), asked) {
+            ApiError::Refused { retry_after, .. } => retry_after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(pause(None), None);
+        assert_eq!(pause(Some(35)), Some(35));
+        assert_eq!(pause(Some(u64::MAX)), Some(3600));
+    }
 }
