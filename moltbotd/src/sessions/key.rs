@@ -68,7 +68,7 @@ pub fn of_peer(config: &Config, route: &Route, peer: &Peer) -> String {
     let Route { channel, account, thread, .. } = route;
     let id = &peer.id;
     let key = match peer.kind {
-        PeerKind::Group => format!("agent:{agent}:{channel}:group:{id}"),
+        PeerKind::Group => return of_group(&agent, channel, id),
         PeerKind::Channel => format!("agent:{agent}:{channel}:channel:{id}"),
         PeerKind::Direct => {
             let base = match config.session.dm_scope {
@@ -86,6 +86,12 @@ pub fn of_peer(config: &Config, route: &Route, peer: &Peer) -> String {
         }
     };
     key.to_lowercase()
+}
+
+/// Returns the key of an agent's conversation in a group or topic of a channel.
+#[must_use]
+pub fn of_group(agent: &str, channel: &str, id: &str) -> String {
+    format!("agent:{agent}:{channel}:group:{id}").to_lowercase()
 }
 
 /// Returns what kind of conversation a key and its chat type tell of.

@@ -61,6 +61,8 @@ pub(super) const ENTRY: Entry = Entry {
 struct Telegram {
     settings: Settings,
     api: Api,
+    /// Agent that owns the conversations of groups.
+    agent: String,
     group_policy: GroupPolicy,
     mentions: Vec<Regex>,
     history_limit: usize,
@@ -96,6 +98,7 @@ fn accounts(config: &Config, paths: &Paths) -> Vec<Account> {
 
 /// What accounts take from other sections.
 struct Shared {
+    agent: String,
     group_policy: GroupPolicy,
     patterns: Vec<String>,
     history_limit: usize,
@@ -108,6 +111,7 @@ impl Shared {
         let defaults = config.channels.get("defaults").cloned().unwrap_or_default();
         let group_policy = serde_json::from_value(defaults["groupPolicy"].clone());
         Self {
+            agent: config.agents.default_id(),
             group_policy: group_policy.unwrap_or_default(),
             patterns: config.messages.group_chat.mention_patterns.clone(),
             history_limit: config.messages.group_chat.history_limit.unwrap_or(HISTORY_LIMIT),
@@ -129,6 +133,7 @@ fn make(account: config::Account, token: Result<Secret, String>, shared: &Shared
     let seed = json!({
         "settings": format!("{settings:?}"),
         "token": token.as_ref().map(|token| &token.0),
+        "agent": shared.agent,
         "groupPolicy": shared.group_policy,
         "patterns": shared.patterns,
         "historyLimit": shared.history_limit,
@@ -167,6 +172,7 @@ impl Telegram {
         media_roots.extend(settings.media_roots.iter().cloned());
         Ok(Self {
             api: Api::new(&settings, token)?,
+            agent: shared.agent.clone(),
             group_policy: shared.group_policy,
             mentions: mentions.collect(),
             history_limit: settings.history_limit.unwrap_or(shared.history_limit),

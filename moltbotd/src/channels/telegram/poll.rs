@@ -1,7 +1,10 @@
 //! Long polling: one question at a time, and every answer is committed before
 //! the next question confirms it.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use frankenstein::{methods::GetUpdatesParams, response::MethodResponse, types::AllowedUpdate};
 use serde_json::{Value, value::RawValue};
@@ -11,11 +14,13 @@ use super::{
     Telegram,
     access::Access,
     api::ApiError,
-    update::{History, Me, Reader},
+    update::{Activation, History, Me, Reader, Unpacked},
 };
 use crate::{
     channels::{driver::Arrival, inbox::Desk, service::jittered},
     clock::now_ms,
+    sessions::key,
+    store::Db,
 };
 
 /// Updates in one answer; the most that Telegram gives.
@@ -161,14 +166,23 @@ impl<'a> Poller<'a> {
     }
 
     async fn read(&mut self, me: &Me, updates: &[Box<RawValue>]) -> Result<Vec<Arrival>, String> {
+        let updates: Vec<_> = updates.iter().filter_map(|raw| Unpacked::of(raw)).collect();
         if updates.is_empty() {
             return Ok(Vec::new());
         }
         let (channel, account) = (self.desk.channel, self.desk.account.clone());
-        let approved = self
+        let agent = self.bot.agent.clone();
+        let groups: HashSet<String> = updates.iter().filter_map(Unpacked::group).collect();
+        let (approved, activation) = self
             .desk
             .store
-            .read(move |db| db.allowed_senders(channel, &account))
+            .read(move |db| {
+                let approved = db.allowed_senders(channel, &account)?;
+                let told = groups.into_iter().filter_map(|group| {
+                    activation(db, &agent, channel, &group).map(|when| (group, when))
+                });
+                Ok((approved, told.collect::<HashMap<_, _>>()))
+            })
             .await
             .map_err(|error| format!("the list of senders cannot be read: {error}"))?;
         let reader = Reader {
@@ -180,10 +194,11 @@ impl<'a> Poller<'a> {
                 approved: &approved,
             },
             mentions: &self.bot.mentions,
+            activation: &activation,
             history_limit: self.bot.history_limit,
         };
         let history = &mut self.history;
-        Ok(updates.iter().filter_map(|raw| reader.read(raw, history)).collect())
+        Ok(updates.iter().map(|update| reader.read(update, history)).collect())
     }
 
     fn works(&mut self) {
@@ -226,6 +241,17 @@ impl<'a> Poller<'a> {
         self.desk.state.trouble(Some(text));
         self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some()
     }
+}
+
+/// Returns what the conversation of a group was told. One that cannot be read
+/// says nothing, and is no reason to hear nobody.
+fn activation(db: &Db<'_>, agent: &str, channel: &str, group: &str) -> Option<Activation> {
+    let key = key::of_group(agent, channel, group);
+    let entry = db
+        .session(&key)
+        .inspect_err(|error| tracing::warn!(key, %error, "a conversation cannot be read"))
+        .ok()??;
+    Activation::of(&entry.group_activation?)
 }
 
 /// Reads the answer of `getMe`.

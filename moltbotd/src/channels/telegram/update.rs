@@ -45,8 +45,26 @@ pub(super) struct Reader<'a> {
     pub(super) access: Access<'a>,
     /// Patterns that count as a mention.
     pub(super) mentions: &'a [Regex],
+    /// Groups and topics whose conversation says itself whether the bot must be
+    /// meant; that goes before the configuration.
+    pub(super) activation: &'a HashMap<String, Activation>,
     /// How many messages of a group are kept as context.
     pub(super) history_limit: usize,
+}
+
+/// When a group is answered, as its conversation was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activation {
+    /// When the bot is meant.
+    Mention,
+    /// Whoever is meant.
+    Always,
+}
+
+/// An update, and the message in it.
+pub(super) struct Unpacked {
+    update_id: i64,
+    message: Option<Box<Message>>,
 }
 
 /// What was said in groups since the assistant's last answer.
@@ -58,11 +76,11 @@ struct Numbered {
     update_id: i64,
 }
 
-impl Reader<'_> {
+impl Unpacked {
     /// Reads an update. One that cannot be read comes to nothing, so that it
     /// never stands in the way of the next; one without a number is not an
     /// update at all.
-    pub(super) fn read(&self, raw: &RawValue, history: &mut History) -> Option<Arrival> {
+    pub(super) fn of(raw: &RawValue) -> Option<Self> {
         let update_id = match serde_json::from_str::<Numbered>(raw.get()) {
             Ok(Numbered { update_id }) => update_id,
             Err(error) => {
@@ -70,17 +88,41 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let outcome = match serde_json::from_str::<Update>(raw.get()) {
-            Ok(Update { content: UpdateContent::Message(message), .. }) => {
-                self.message(&message, history)
-            }
-            Ok(_) => Outcome::Ignored,
+        let message = match serde_json::from_str::<Update>(raw.get()) {
+            Ok(Update { content: UpdateContent::Message(message), .. }) => Some(message),
+            Ok(_) => None,
             Err(error) => {
                 tracing::warn!(update_id, %error, "an update could not be read and was ignored");
-                Outcome::Ignored
+                None
             }
         };
-        Some(Arrival { update_id, outcome })
+        Some(Self { update_id, message })
+    }
+
+    /// Returns the id of the group or topic that it is from.
+    pub(super) fn group(&self) -> Option<String> {
+        let message = self.message.as_deref().filter(|message| is_group(message))?;
+        Some(group_id(message, thread(message)))
+    }
+}
+
+impl Activation {
+    /// Reads the word of `sessions.patch`.
+    pub(super) fn of(word: &str) -> Option<Self> {
+        match word {
+            "mention" => Some(Self::Mention),
+            "always" => Some(Self::Always),
+            _ => None,
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// Says what an update comes to.
+    pub(super) fn read(&self, update: &Unpacked, history: &mut History) -> Arrival {
+        let message = update.message.as_deref();
+        let outcome = message.map_or(Outcome::Ignored, |message| self.message(message, history));
+        Arrival { update_id: update.update_id, outcome }
     }
 
     fn message(&self, message: &Message, history: &mut History) -> Outcome {
@@ -121,11 +163,7 @@ impl Reader<'_> {
 
     fn group(&self, message: &Message, sender: Sender, history: &mut History) -> Outcome {
         let chat = message.chat.id.to_string();
-        let thread = match message.message_thread_id.filter(|_| is_topic(message)) {
-            Some(thread) => Some(thread),
-            // The general topic of a forum has the number 1 and does not say it.
-            None => (message.chat.is_forum == Some(true)).then_some(1),
-        };
+        let thread = thread(message);
         let topic = thread.map(|thread| thread.to_string());
         let who = Who { id: sender.id.clone(), username: sender.username.as_deref() };
         let admitted = self.access.group(&chat, topic.as_deref(), &who);
@@ -140,9 +178,10 @@ impl Reader<'_> {
         if control && !authorized {
             return Outcome::Ignored;
         }
-        let id = match &topic {
-            Some(topic) => format!("{chat}:topic:{topic}"),
-            None => chat,
+        let id = group_id(message, thread);
+        let require_mention = match self.activation.get(&id) {
+            Some(activation) => *activation == Activation::Mention,
+            None => require_mention,
         };
         if require_mention && !control && !self.is_mentioned(message, &body.text) {
             history.add(&id, &sender.name, &body.text, self.history_limit);
@@ -320,6 +359,26 @@ fn quoted(message: &Message) -> Option<String> {
     replied.text.clone().or_else(|| replied.caption.clone())
 }
 
+fn is_group(message: &Message) -> bool {
+    matches!(message.chat.type_field, ChatType::Group | ChatType::Supergroup)
+}
+
+/// Returns the topic of a group's message.
+fn thread(message: &Message) -> Option<i32> {
+    let said = message.message_thread_id.filter(|_| is_topic(message));
+    // The general topic of a forum has the number 1 and does not say it.
+    said.or_else(|| (message.chat.is_forum == Some(true)).then_some(1))
+}
+
+/// Returns the id of a conversation in a group.
+fn group_id(message: &Message, thread: Option<i32>) -> String {
+    let chat = message.chat.id;
+    match thread {
+        Some(thread) => format!("{chat}:topic:{thread}"),
+        None => chat.to_string(),
+    }
+}
+
 fn is_topic(message: &Message) -> bool {
     message.is_topic_message == Some(true)
 }
@@ -377,16 +436,31 @@ mod tests {
     use super::{super::config::GroupPolicy, super::config::Settings, *};
 
     fn read(section: Value, updates: &[Value]) -> Vec<Outcome> {
+        read_activated(section, &[], updates)
+    }
+
+    fn read_activated(
+        section: Value,
+        activation: &[(&str, Activation)],
+        updates: &[Value],
+    ) -> Vec<Outcome> {
         let settings: Settings = serde_json::from_value(section).unwrap();
         let me = Me { id: 99, username: "HelperBot".into() };
         let mentions = [Regex::new("(?i)\\bjarvis\\b").unwrap()];
         let access = Access { settings: &settings, group_policy: GroupPolicy::Open, approved: &[] };
-        let reader =
-            Reader { account: "default", me: &me, access, mentions: &mentions, history_limit: 2 };
+        let activation = activation.iter().map(|(group, when)| ((*group).to_owned(), *when));
+        let reader = Reader {
+            account: "default",
+            me: &me,
+            access,
+            mentions: &mentions,
+            activation: &activation.collect(),
+            history_limit: 2,
+        };
         let mut history = History::default();
         let read = |update: &Value| {
             let raw = serde_json::value::to_raw_value(update).unwrap();
-            reader.read(&raw, &mut history).unwrap().outcome
+            reader.read(&Unpacked::of(&raw).unwrap(), &mut history).outcome
         };
         updates.iter().map(read).collect()
     }
@@ -463,6 +537,30 @@ mod tests {
         assert_eq!(message(&outcomes[0]).peer.id, "-5:topic:33");
         assert_eq!(message(&outcomes[0]).route.thread.as_deref(), Some("33"));
         assert_eq!(message(&outcomes[1]).peer.id, "-5:topic:1");
+    }
+
+    #[test]
+    fn a_conversation_says_itself_whether_the_bot_must_be_meant() {
+        let chat = json!({ "id": -5, "type": "supergroup", "title": "G", "is_forum": true });
+        let said = update(json!({ "text": "lunch?" }));
+        let topic = json!({
+            "text": "lunch?", "chat": chat, "is_topic_message": true, "message_thread_id": 33,
+        });
+        let updates = [said, update(topic)];
+        let heard = |section: Value, activation: &[(&str, Activation)]| {
+            read_activated(section, activation, &updates)
+                .iter()
+                .map(|outcome| matches!(outcome, Outcome::Message(_)))
+                .collect::<Vec<_>>()
+        };
+        let silent = json!({ "groups": { "-5": { "requireMention": true } } });
+        assert_eq!(heard(silent.clone(), &[("-5", Activation::Always)]), [true, false]);
+        assert_eq!(heard(silent, &[("-5:topic:33", Activation::Always)]), [false, true]);
+        let open = json!({ "groups": { "*": { "requireMention": false } } });
+        assert_eq!(heard(open.clone(), &[]), [true, true]);
+        assert_eq!(heard(open, &[("-5", Activation::Mention)]), [false, true]);
+        let shut = json!({ "groupPolicy": "disabled" });
+        assert_eq!(heard(shut, &[("-5", Activation::Always)]), [false, false]);
     }
 
     #[test]
