@@ -14,7 +14,7 @@ use super::{
     Telegram,
     access::Access,
     api::ApiError,
-    update::{Activation, History, Me, Reader, Unpacked},
+    update::{Activation, Albums, History, Me, Reader, Unpacked},
 };
 use crate::{
     channels::{driver::Arrival, inbox::Desk, service::jittered},
@@ -63,12 +63,14 @@ pub(super) struct Poller<'a> {
     desk: &'a Desk,
     stop: &'a CancellationToken,
     history: History,
+    albums: Albums,
     pause: Duration,
 }
 
 impl<'a> Poller<'a> {
     pub(super) fn new(bot: &'a Telegram, desk: &'a Desk, stop: &'a CancellationToken) -> Self {
-        Self { bot, desk, stop, history: History::default(), pause: FIRST_PAUSE }
+        let (history, albums) = (History::default(), Albums::default());
+        Self { bot, desk, stop, history, albums, pause: FIRST_PAUSE }
     }
 
     pub(super) async fn run(mut self) -> Result<(), String> {
@@ -197,8 +199,7 @@ impl<'a> Poller<'a> {
             activation: &activation,
             history_limit: self.bot.history_limit,
         };
-        let history = &mut self.history;
-        Ok(updates.iter().map(|update| reader.read(update, history)).collect())
+        Ok(reader.read(&updates, &mut self.history, &mut self.albums))
     }
 
     fn works(&mut self) {

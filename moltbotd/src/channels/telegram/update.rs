@@ -25,6 +25,9 @@ const CONTROL: &[&str] = &["help", "new", "node", "nodes", "reset", "status", "s
 /// Groups whose talk is remembered; the talk of more is forgotten.
 const MAX_GROUPS: usize = 200;
 
+/// Albums that mentioned the bot and may still be on their way.
+const MAX_ALBUMS: usize = 32;
+
 /// Characters of a message kept as context.
 const MAX_CONTEXT_CHARS: usize = 2000;
 
@@ -70,6 +73,11 @@ pub(super) struct Unpacked {
 /// What was said in groups since the assistant's last answer.
 #[derive(Debug, Default)]
 pub(super) struct History(HashMap<String, VecDeque<String>>);
+
+/// The last albums that mention the bot: only one of their pictures has the
+/// caption, and all are meant.
+#[derive(Debug, Default)]
+pub(super) struct Albums(VecDeque<String>);
 
 #[derive(Deserialize)]
 struct Numbered {
@@ -118,21 +126,37 @@ impl Activation {
 }
 
 impl Reader<'_> {
-    /// Says what an update comes to.
-    pub(super) fn read(&self, update: &Unpacked, history: &mut History) -> Arrival {
-        let message = update.message.as_deref();
-        let outcome = message.map_or(Outcome::Ignored, |message| self.message(message, history));
-        Arrival { update_id: update.update_id, outcome }
+    /// Says what updates come to.
+    pub(super) fn read(
+        &self,
+        updates: &[Unpacked],
+        history: &mut History,
+        albums: &mut Albums,
+    ) -> Vec<Arrival> {
+        // The caption may be that of the last picture.
+        for message in updates.iter().filter_map(|update| update.message.as_deref()) {
+            if let Some(album) = album(message)
+                && self.is_mentioned(message, &self.text(message).text)
+            {
+                albums.add(album);
+            }
+        }
+        let mut read = |update: &Unpacked| {
+            let message = update.message.as_deref();
+            let outcome = message.map(|message| self.message(message, history, albums));
+            Arrival { update_id: update.update_id, outcome: outcome.unwrap_or(Outcome::Ignored) }
+        };
+        updates.iter().map(&mut read).collect()
     }
 
-    fn message(&self, message: &Message, history: &mut History) -> Outcome {
+    fn message(&self, message: &Message, history: &mut History, albums: &Albums) -> Outcome {
         let Some(sender) = sender(message) else { return Outcome::Ignored };
         if sender.id == self.me.id.to_string() {
             return Outcome::Ignored;
         }
         match message.chat.type_field {
             ChatType::Private => self.direct(message, sender),
-            ChatType::Group | ChatType::Supergroup => self.group(message, sender, history),
+            ChatType::Group | ChatType::Supergroup => self.group(message, sender, history, albums),
             ChatType::Channel => Outcome::Ignored,
         }
     }
@@ -161,7 +185,13 @@ impl Reader<'_> {
         }
     }
 
-    fn group(&self, message: &Message, sender: Sender, history: &mut History) -> Outcome {
+    fn group(
+        &self,
+        message: &Message,
+        sender: Sender,
+        history: &mut History,
+        albums: &Albums,
+    ) -> Outcome {
         let chat = message.chat.id.to_string();
         let thread = thread(message);
         let topic = thread.map(|thread| thread.to_string());
@@ -183,7 +213,8 @@ impl Reader<'_> {
             Some(activation) => *activation == Activation::Mention,
             None => require_mention,
         };
-        if require_mention && !control && !self.is_mentioned(message, &body.text) {
+        let meant = self.is_mentioned(message, &body.text) || albums.have(message);
+        if require_mention && !control && !meant {
             history.add(&id, &sender.name, &body.text, self.history_limit);
             return Outcome::Ignored;
         }
@@ -359,6 +390,12 @@ fn quoted(message: &Message) -> Option<String> {
     replied.text.clone().or_else(|| replied.caption.clone())
 }
 
+/// Returns the album that a group's message is a part of.
+fn album(message: &Message) -> Option<String> {
+    let album = message.media_group_id.as_ref().filter(|_| is_group(message))?;
+    Some(format!("{}:{album}", message.chat.id))
+}
+
 fn is_group(message: &Message) -> bool {
     matches!(message.chat.type_field, ChatType::Group | ChatType::Supergroup)
 }
@@ -429,6 +466,22 @@ impl History {
     }
 }
 
+impl Albums {
+    fn add(&mut self, album: String) {
+        if self.0.contains(&album) {
+            return;
+        }
+        self.0.push_back(album);
+        if self.0.len() > MAX_ALBUMS {
+            self.0.pop_front();
+        }
+    }
+
+    fn have(&self, message: &Message) -> bool {
+        album(message).is_some_and(|album| self.0.contains(&album))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -436,13 +489,13 @@ mod tests {
     use super::{super::config::GroupPolicy, super::config::Settings, *};
 
     fn read(section: Value, updates: &[Value]) -> Vec<Outcome> {
-        read_activated(section, &[], updates)
+        read_batches(section, &[], &[updates.to_vec()])
     }
 
-    fn read_activated(
+    fn read_batches(
         section: Value,
         activation: &[(&str, Activation)],
-        updates: &[Value],
+        batches: &[Vec<Value>],
     ) -> Vec<Outcome> {
         let settings: Settings = serde_json::from_value(section).unwrap();
         let me = Me { id: 99, username: "HelperBot".into() };
@@ -457,12 +510,17 @@ mod tests {
             activation: &activation.collect(),
             history_limit: 2,
         };
-        let mut history = History::default();
-        let read = |update: &Value| {
-            let raw = serde_json::value::to_raw_value(update).unwrap();
-            reader.read(&Unpacked::of(&raw).unwrap(), &mut history).outcome
+        let (mut history, mut albums) = (History::default(), Albums::default());
+        let read = |batch: &Vec<Value>| {
+            let unpack = |update| {
+                let raw = serde_json::value::to_raw_value(update).unwrap();
+                Unpacked::of(&raw).unwrap()
+            };
+            let batch: Vec<_> = batch.iter().map(unpack).collect();
+            reader.read(&batch, &mut history, &mut albums)
         };
-        updates.iter().map(read).collect()
+        let arrivals = batches.iter().flat_map(read);
+        arrivals.map(|arrival| arrival.outcome).collect()
     }
 
     fn update(more: Value) -> Value {
@@ -546,9 +604,9 @@ mod tests {
         let topic = json!({
             "text": "lunch?", "chat": chat, "is_topic_message": true, "message_thread_id": 33,
         });
-        let updates = [said, update(topic)];
+        let updates = vec![said, update(topic)];
         let heard = |section: Value, activation: &[(&str, Activation)]| {
-            read_activated(section, activation, &updates)
+            read_batches(section, activation, std::slice::from_ref(&updates))
                 .iter()
                 .map(|outcome| matches!(outcome, Outcome::Message(_)))
                 .collect::<Vec<_>>()
@@ -561,6 +619,42 @@ mod tests {
         assert_eq!(heard(open, &[("-5", Activation::Mention)]), [false, true]);
         let shut = json!({ "groupPolicy": "disabled" });
         assert_eq!(heard(shut, &[("-5", Activation::Always)]), [false, false]);
+    }
+
+    #[test]
+    fn the_bot_is_meant_by_all_pictures_of_an_album() {
+        let picture = |album: &str, more: Value| {
+            let photo = json!([{ "file_id": "a", "file_unique_id": "a", "width": 9, "height": 9 }]);
+            let mut message = json!({ "photo": photo, "media_group_id": album });
+            for (key, value) in more.as_object().unwrap() {
+                message[key] = value.clone();
+            }
+            update(message)
+        };
+        let named = json!({ "caption": "Jarvis, which one?" });
+        let batches = [
+            vec![
+                picture("g", json!({})),
+                picture("g", named.clone()),
+                picture("h", json!({ "caption": "our trip" })),
+                picture("h", json!({})),
+            ],
+            vec![
+                picture("g", json!({})),
+                picture("h", json!({})),
+                picture("g", json!({ "chat": { "id": -6, "type": "group", "title": "H" } })),
+            ],
+        ];
+        let outcomes = read_batches(json!({}), &[], &batches);
+        let heard = |outcome| matches!(outcome, &Outcome::Message(_));
+        let heard: Vec<bool> = outcomes.iter().map(heard).collect();
+        assert_eq!(heard, [true, true, false, false, true, false, false]);
+        assert_eq!(message(&outcomes[1]).text, "Jarvis, which one?");
+        let stranger = json!({ "from": { "id": 8, "is_bot": false, "first_name": "Bob" } });
+        let section = json!({ "groupPolicy": "allowlist", "groupAllowFrom": [7] });
+        let batch = vec![picture("g", named), picture("g", stranger)];
+        let outcomes = read_batches(section, &[], &[batch]);
+        assert!(matches!(outcomes[..], [Outcome::Message(_), Outcome::Ignored]));
     }
 
     #[test]
