@@ -1,6 +1,10 @@
 //! Finds the gateway a command talks to: one resolver for every command.
 
-use std::{fs, os::unix::fs::FileTypeExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+};
 
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -366,7 +370,7 @@ impl Surroundings<'_> {
     /// last.
     fn local_credentials(&self) -> anyhow::Result<Credentials> {
         let mut credentials = self.environment_credentials();
-        let is_given = !credentials.is_empty();
+        let given = credentials.clone();
         if credentials.token.is_none() {
             credentials.token = self.configured_token("gateway.auth")?;
         }
@@ -376,8 +380,20 @@ impl Surroundings<'_> {
         if credentials.is_empty() {
             credentials.token = self.made_token();
         }
-        credentials.only_to_own = !is_given && !credentials.is_empty();
+        if credentials != given {
+            credentials.only_to_own = Some(self.owners());
+        }
         Ok(credentials)
+    }
+
+    /// Returns who has the gateway's files. Root may look at those of a service,
+    /// whose gateway is its user's.
+    fn owners(&self) -> Vec<u32> {
+        let places = [&self.paths.state_dir, &self.config.path];
+        let owner = |place| fs::metadata(place).ok().map(|metadata| metadata.uid());
+        let mut owners: Vec<_> = places.into_iter().filter_map(owner).collect();
+        owners.dedup();
+        owners
     }
 
     fn made_token(&self) -> Option<Secret> {
@@ -461,7 +477,7 @@ fn unavailable(source: Source, reason: impl Into<String>) -> Candidate {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::os::unix::{fs::chown, net::UnixListener};
 
     use serde_json::json;
 
@@ -637,6 +653,41 @@ mod tests {
         let setup = Setup::new("{}");
         fs::write(setup.paths().generated_token(), "made\n").unwrap();
         assert_eq!(token(&setup.winner()).unwrap(), "made");
+    }
+
+    fn only_to(setup: &Setup) -> Option<Vec<u32>> {
+        setup.winner().target.unwrap().credentials.only_to_own
+    }
+
+    #[test]
+    fn a_found_secret_is_only_for_the_own_gateway_also_beside_one_that_was_given() {
+        let mut setup = Setup::new(LOCAL);
+        assert!(only_to(&setup).is_some());
+        setup.environment = Environment::from([("MOLTBOT_GATEWAY_PASSWORD", "given")]);
+        assert!(only_to(&setup).is_some(), "the token was found");
+        setup.environment = Environment::from([
+            ("MOLTBOT_GATEWAY_PASSWORD", "given"),
+            ("MOLTBOT_GATEWAY_TOKEN", "given"),
+        ]);
+        assert_eq!(only_to(&setup), None);
+        setup.flags.token = Some(Secret::new("typed", "--token"));
+        assert_eq!(only_to(&setup), None);
+    }
+
+    #[test]
+    fn a_found_secret_is_also_for_the_user_whose_files_it_comes_from() {
+        let setup = Setup::new("{}");
+        fs::write(setup.paths().generated_token(), "made").unwrap();
+        fs::write(setup.paths().config_file, "{}").unwrap();
+        // Only root can give them away; to others they belong already.
+        if nix::unistd::Uid::effective().is_root() {
+            chown(setup.folder.path(), Some(4711), None).unwrap();
+            chown(setup.paths().config_file, Some(4712), None).unwrap();
+        }
+        let uid = |path: &Path| fs::metadata(path).unwrap().uid();
+        let mut owners = vec![uid(setup.folder.path()), uid(&setup.paths().config_file)];
+        owners.dedup();
+        assert_eq!(only_to(&setup), Some(owners));
     }
 
     #[test]

@@ -111,16 +111,21 @@ pub struct Credentials {
     pub token: Option<Secret>,
     /// The shared password.
     pub password: Option<Secret>,
-    /// Whether they are those of this user's own gateway on this host, found
-    /// rather than given. The port may be another user's while it does not run.
-    pub only_to_own: bool,
+    /// Whose program besides this user's and root's may see them, by uid, when
+    /// one was found rather than given: the owners of the gateway's files. The
+    /// port may be anybody's while the gateway does not run. `None` for what was
+    /// given, which whoever answers is shown.
+    ///
+    /// A device token goes to a loopback address without this: it opens nothing
+    /// without the device's key, which is never sent.
+    pub only_to_own: Option<Vec<u32>>,
 }
 
 impl Credentials {
     /// Returns what was given for an address.
     #[must_use]
     pub const fn given(token: Option<Secret>, password: Option<Secret>) -> Self {
-        Self { token, password, only_to_own: false }
+        Self { token, password, only_to_own: None }
     }
 
     /// Returns whether nothing would be shown.

@@ -67,8 +67,8 @@ pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungste
         tokio_tungstenite::client_async_tls_with_config(request, stream, Some(config), connector);
     let socket = upgrade.await?.0;
     // A certificate that was pinned proves more.
-    if target.credentials.only_to_own && target.tls_fingerprint.is_none() {
-        check_owner(ends)?;
+    if let (Some(owners), None) = (&target.credentials.only_to_own, &target.tls_fingerprint) {
+        check_owner(ends, owners)?;
     }
     Ok(socket)
 }
@@ -78,14 +78,15 @@ pub async fn open(target: &Target, patience: Duration) -> Result<Socket, tungste
 #[error("the program that answers belongs to {}", user(*.0))]
 pub struct Stranger(pub u32);
 
-/// Root may see every secret as it is, and so may this user.
-fn check_owner(ends: Option<(SocketAddr, SocketAddr)>) -> io::Result<()> {
+/// Root may see every secret as it is, and so may this user and those whose
+/// files it comes from.
+fn check_owner(ends: Option<(SocketAddr, SocketAddr)>, owners: &[u32]) -> io::Result<()> {
     let owner = ends.and_then(|(near, far)| sockets::answering_user(near, far));
-    match owner {
-        Some(uid) if uid != 0 && uid != Uid::effective().as_raw() => {
-            Err(io::Error::other(Stranger(uid)))
-        }
-        _ => Ok(()),
+    let is_stranger =
+        |uid: &u32| *uid != 0 && *uid != Uid::effective().as_raw() && !owners.contains(uid);
+    match owner.filter(is_stranger) {
+        Some(uid) => Err(io::Error::other(Stranger(uid))),
+        None => Ok(()),
     }
 }
 
