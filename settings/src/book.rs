@@ -29,6 +29,8 @@ use crate::{
 pub const KEPT: usize = 50;
 const LIST: &str = "changes.json";
 const LOCK: &str = "lock";
+/// What a main file says that was not there before a change that is taken back.
+const EMPTY: &str = "{}\n";
 /// How long another program may hold the lock: edits take milliseconds.
 const PATIENCE: Duration = Duration::from_secs(10);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
@@ -257,7 +259,8 @@ impl Draft {
     }
 
     /// Takes back a change; without a number, the last one that has not been
-    /// taken back yet. Returns it.
+    /// taken back yet. Returns it. A main file that was not there becomes an
+    /// empty one: to a running gateway one that goes is a fault.
     ///
     /// # Errors
     ///
@@ -276,8 +279,9 @@ impl Draft {
             if number.is_none() && now.as_deref().map(hash) != part.hash {
                 return Err(BookError::Moved { file, number: entry.number });
             }
+            let is_made = text.is_none() && now.is_some() && file == self.book.main;
             self.before.insert(file.clone(), now);
-            self.after.insert(file, text);
+            self.after.insert(file, if is_made { Some(EMPTY.into()) } else { text });
         }
         self.undoes = Some(entry.number);
         Ok(entry)

@@ -72,13 +72,19 @@ fn an_edit_by_hand_is_not_taken_back_by_accident() {
 }
 
 #[test]
-fn a_file_that_was_not_there_goes_again() {
+fn a_main_file_that_was_not_there_is_empty_again_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::of(&dir.path().join("new/moltbot.json"));
     change(&book, set("gateway.port", json!(1)));
     assert_eq!(fs::metadata(book.main()).unwrap().mode() & 0o777, 0o600);
-    undo(&book, None).unwrap();
-    assert!(!book.main().exists());
+    let made = text(&book);
+    assert_eq!(undo(&book, None).unwrap(), 1);
+    assert_eq!(text(&book), "{}\n");
+    assert!(matches!(undo(&book, None), Err(BookError::Nothing)));
+    assert_eq!(undo(&book, Some(2)).unwrap(), 2);
+    assert_eq!(text(&book), made);
+    assert_eq!(undo(&book, Some(1)).unwrap(), 1);
+    assert_eq!(text(&book), "{}\n");
 }
 
 #[test]
