@@ -143,8 +143,18 @@ async fn an_editor_s_mistake_is_kept_and_can_be_gone_on_with() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(fs::read_to_string(file(&daemon)).unwrap(), text("warn"));
     assert!(!PathBuf::from(copy).exists());
+    let kept = || {
+        let folder = file(&daemon).with_file_name("moltbot.json.backups");
+        let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().starts_with("edit-")).count()
+    };
     let output = run("exit 3", &["config", "edit"]).await;
     assert_eq!(output.status.code(), Some(1));
+    assert_eq!(kept(), 0, "nobody needs it, and it holds secrets");
+    let output = run("sed -i s/warn/info/ \"$1\"; exit 3", &["config", "edit"]).await;
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("config edit --resume"), "{error}");
+    assert_eq!(kept(), 1, "what was typed is kept");
 }
 
 #[tokio::test]
@@ -171,6 +181,9 @@ async fn a_plan_says_what_each_key_takes_and_changes_nothing() {
     fs::write(&other, "{ gateway: { port: 'x' } }").unwrap();
     let output = ctl.run(&["config", "plan", other.to_str().unwrap()]).await;
     assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("/other.json:1:14"), "the file that was given: {error}");
+    assert!(!error.contains("moltbot.json"), "{error}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use std::{
 use anyhow::Context as _;
 use moltbot_protocol::methods::config::ConfigPlanned;
 use moltbot_settings::{
-    Path as Key,
+    Path as Key, Step,
     book::{Book, Draft, Entry},
     edit::{self, Change},
     include::Texts,
@@ -21,7 +21,9 @@ use serde_json::{Value, json};
 use super::judge::{self, Files};
 use crate::{
     context::{Context, helped},
+    environment::Environment,
     output::clean,
+    target::Flags,
 };
 
 const NOTHING_WRITTEN: &str = "nothing was written; see what is allowed: moltbotctl config get";
@@ -33,13 +35,13 @@ pub(super) async fn set(cx: &Context, key: &str, value: &str, as_text: bool) -> 
         value if as_text => Value::from(value),
         value => read_value(value),
     };
-    let Ok(path) = key.parse::<Key>();
+    let path = read_key(key)?;
     change(cx, Change::Set(path, value), &format!("moltbotctl config set {key}")).await
 }
 
 /// Takes a value away.
 pub(super) async fn unset(cx: &Context, key: &str) -> anyhow::Result<()> {
-    let Ok(path) = key.parse::<Key>();
+    let path = read_key(key)?;
     let value = Texts::read(Book::of(&cx.config.path).main())?.value()?;
     if edit::get(&value, &path).is_none() {
         let advice = "see everything that is: moltbotctl config get";
@@ -58,12 +60,20 @@ async fn change(cx: &Context, change: Change, by: &str) -> anyhow::Result<()> {
 pub(super) async fn edit(cx: &Context, resume: Option<PathBuf>) -> anyhow::Result<()> {
     let book = local(cx)?;
     let before = fs::read_to_string(book.main()).unwrap_or_default();
+    let is_fresh = resume.is_none();
     let copy = match resume {
         Some(copy) => copy,
         None => copy_of(&book, &before)?,
     };
     let resume = format!("go on with: moltbotctl config edit --resume {}", copy.display());
-    open_editor(cx, &copy)?;
+    if let Err(message) = open_editor(cx, &copy) {
+        // It may hold secrets, and nothing that is not in the file.
+        let is_needless = is_fresh
+            && fs::read_to_string(&copy).is_ok_and(|text| text == shown(&before))
+            && fs::remove_file(&copy).is_ok();
+        let kept = if is_needless { String::new() } else { format!("; {resume}") };
+        return Err(helped(format!("{message:#}"), format!("nothing was written{kept}")));
+    }
     let text =
         fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))?;
     let mut draft = book.change()?;
@@ -90,10 +100,21 @@ pub(super) async fn undo(cx: &Context, number: Option<u64>) -> anyhow::Result<()
 
 /// Shows what another file would do.
 pub(super) async fn plan(cx: &Context, file: &Path) -> anyhow::Result<()> {
-    let files = Files::from([(Book::of(&cx.config.path).main().into(), Some(judge::read(file)?))]);
-    let Some(planned) = judge::texts(cx, &files).await? else {
+    let book = Book::of(&cx.config.path);
+    let files = Files::from([(book.main().into(), Some(judge::read(file)?))]);
+    let Some(mut planned) = judge::texts(cx, &files).await? else {
         return Err(helped(judge::UNJUDGED, "install moltbotd, or add its folder to PATH"));
     };
+    // It was judged in the place of the configuration file.
+    let name = match file.to_str() {
+        Some("-") => "standard input".into(),
+        _ => file.display().to_string(),
+    };
+    for issue in planned.issues.iter_mut().chain(&mut planned.warnings) {
+        for place in [book.main(), &cx.config.path] {
+            issue.message = issue.message.replace(&place.display().to_string(), &name);
+        }
+    }
     if cx.output.json {
         cx.output.value(&json!(planned));
     }
@@ -127,13 +148,27 @@ fn begin(cx: &Context) -> anyhow::Result<Draft> {
 
 /// Returns the file on this host; a gateway elsewhere has its own.
 fn local(cx: &Context) -> anyhow::Result<Book> {
-    if let Some(url) = cx.flags.url.as_ref().filter(|url| !url.starts_with("unix:")) {
+    if let Some((name, place)) = elsewhere(&cx.flags, &cx.environment) {
         return Err(helped(
-            format!("this changes the file of this host, not that of {url}"),
-            "leave --url away, or change the other one with: moltbotctl gateway call config.patch",
+            format!("this changes the file of this host, not that of {place}"),
+            format!(
+                "leave {name} away, or change the other one with: moltbotctl gateway call \
+                 config.patch"
+            ),
         ));
     }
     Ok(Book::of(&cx.config.path))
+}
+
+/// Returns what names a gateway that is not on this host, and the gateway: the
+/// first as everywhere.
+fn elsewhere(flags: &Flags, environment: &Environment) -> Option<(String, String)> {
+    if let Some(destination) = &flags.ssh {
+        return Some(("--ssh".into(), destination.to_string()));
+    }
+    let flag = flags.url.as_deref().map(|url| ("--url".to_owned(), url));
+    let (name, url) = flag.or_else(|| environment.named("GATEWAY_URL"))?;
+    (!url.starts_with("unix:")).then(|| (name, url.to_owned()))
 }
 
 /// Checks a draft and writes it.
@@ -184,6 +219,21 @@ fn show(cx: &Context, planned: &ConfigPlanned, nothing: &str) {
     cx.output.table(&["Key", "Effect"], planned.changes.iter().map(row).collect(), nothing);
 }
 
+/// Reads a key. An empty part is a slip, unless it stands in quotes.
+fn read_key(text: &str) -> anyhow::Result<Key> {
+    const ADVICE: &str = "name each part, such as gateway.port; one with a dot in it goes in \
+                          brackets and quotes: agents.defaults.models[\"a/b-1.5\"]";
+    let Ok(key) = text.parse::<Key>();
+    let is_empty = |step: &Step| *step == Step::Key(String::new());
+    let empty = match key.0.iter().position(is_empty) {
+        _ if key.0.is_empty() => return Err(helped("the key is empty", ADVICE)),
+        Some(at) if !text.contains("[\"\"]") => at,
+        _ if text.ends_with('.') => key.0.len(),
+        _ => return Ok(key),
+    };
+    Err(helped(format!("{text}: part {} of the key is empty", empty + 1), ADVICE))
+}
+
 /// What is no JSON5 is a text; so is what JSON cannot say.
 fn read_value(text: &str) -> Value {
     match edit::parse(text) {
@@ -203,9 +253,13 @@ fn copy_of(book: &Book, text: &str) -> anyhow::Result<PathBuf> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(&copy).with_context(failed)?;
-    let text = if text.trim().is_empty() { "{\n}\n" } else { text };
-    file.write_all(text.as_bytes()).with_context(failed)?;
+    file.write_all(shown(text).as_bytes()).with_context(failed)?;
     Ok(copy)
+}
+
+/// Returns what the editor is shown of a file.
+fn shown(text: &str) -> &str {
+    if text.trim().is_empty() { "{\n}\n" } else { text }
 }
 
 fn open_editor(cx: &Context, file: &Path) -> anyhow::Result<()> {
@@ -218,18 +272,44 @@ fn open_editor(cx: &Context, file: &Path) -> anyhow::Result<()> {
         .arg(file)
         .status()
         .context("cannot start an editor")?;
-    if status.success() {
-        return Ok(());
-    }
-    Err(helped(
-        format!("the editor ended with {status}"),
-        format!("nothing was written; the copy is {}", file.display()),
-    ))
+    anyhow::ensure!(status.success(), "the editor ended with {status}");
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_has_no_empty_part() {
+        for (text, error) in [
+            ("", "the key is empty"),
+            ("a..b", "a..b: part 2 of the key is empty"),
+            (".a", ".a: part 1 of the key is empty"),
+            ("a.b.", "a.b.: part 3 of the key is empty"),
+            ("a[0].", "a[0].: part 3 of the key is empty"),
+        ] {
+            assert_eq!(read_key(text).unwrap_err().to_string(), error);
+        }
+        for text in ["a", "a.b[0].c", "a[\"x.y\"].z", "a[\"x.\"]", "a[\"\"]"] {
+            assert_eq!(read_key(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_gateway_elsewhere_is_named_by_ssh_a_url_or_the_environment() {
+        let url = |url: &str| Flags { url: Some(url.into()), ..Flags::default() };
+        let ssh = Flags { ssh: Some("far".parse().unwrap()), ..url("unix:/s") };
+        let nothing = Environment::default();
+        let variable = Environment::from([("MOLTBOT_GATEWAY_URL", "wss://far")]);
+        let name =
+            |flags: &Flags, environment: &Environment| Some(elsewhere(flags, environment)?.0);
+        assert_eq!(name(&Flags::default(), &nothing), None);
+        assert_eq!(name(&url("unix:/s"), &variable), None, "the flag wins");
+        assert_eq!(name(&url("wss://a"), &nothing).unwrap(), "--url");
+        assert_eq!(name(&ssh, &nothing).unwrap(), "--ssh");
+        assert_eq!(name(&Flags::default(), &variable).unwrap(), "MOLTBOT_GATEWAY_URL");
+    }
 
     #[test]
     fn a_value_is_json5_or_a_text() {
