@@ -26,21 +26,28 @@ use crate::{
     tls::Pins,
 };
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 what answers is no gateway,
-5 another protocol version, 6 credentials not accepted, 7 waits for approval, 8 no answer in time,
-9 the connection ended, 10 refused to send credentials in the clear. Of TLS: 11 another certificate than
-the pinned one, 12 certificate not trusted, 13 certificate expired, 14 one side speaks TLS and the other
-does not. Of ssh: 20 cannot be started or failed, 21 host key not known, 22 host key changed, 23 key refused, 24 name not known, 25 host does
-not answer, 26 no gateway behind it, 27 forwarding prohibited, 28 connection lost, 29 silent.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nobody answers, 4 what answers
+is no gateway, 5 another protocol version, 6 credentials not accepted, 7 waits
+for approval, 8 no answer in time, 9 the connection ended, 10 refused to send
+credentials in the clear.
+Of TLS: 11 another certificate than the pinned one, 12 certificate not trusted,
+13 certificate expired, 14 one side speaks TLS and the other does not.
+Of ssh: 20 cannot be started or failed, 21 host key not known, 22 host key
+changed, 23 key refused, 24 name not known, 25 host does not answer, 26 no
+gateway behind it, 27 forwarding prohibited, 28 connection lost, 29 silent.
 Of tunnel: 69 the local port is taken.
+Of backup and import, from moltbotd: 64 wrong flags, 75 a gateway runs
+on this state, 77 refused for safety.
 
-The gateway is found in this order: --ssh, --url, MOLTBOT_GATEWAY_URL, gateway.remote when gateway.mode
-is remote, the control socket of the profile, the configured port on this host. `moltbotctl where`
-shows what won and why.
+The gateway is found in this order: --ssh, --url, MOLTBOT_GATEWAY_URL,
+gateway.remote when gateway.mode is remote, the control socket of the profile,
+the configured port on this host. `moltbotctl where` shows what won and why.
 
-Environment: MOLTBOT_GATEWAY_URL, MOLTBOT_GATEWAY_TOKEN, MOLTBOT_GATEWAY_PASSWORD,
-MOLTBOT_GATEWAY_PORT, MOLTBOT_PROFILE, MOLTBOT_STATE_DIR, MOLTBOT_CONFIG_PATH (or CLAWDBOT_…),
-NO_COLOR. The device key of this client is client/device.json in the state folder.";
+Environment: MOLTBOT_GATEWAY_URL, MOLTBOT_GATEWAY_TOKEN,
+MOLTBOT_GATEWAY_PASSWORD, MOLTBOT_GATEWAY_PORT, MOLTBOT_PROFILE,
+MOLTBOT_STATE_DIR, MOLTBOT_CONFIG_PATH (or CLAWDBOT_…), NO_COLOR. The device
+key of this client is client/device.json in the state folder.";
 
 const NODE_FILES: &str = "The node's device key (device.json), name (node.json) and rules
 (exec-approvals.json) are in the folder node of the state folder. The rules are for one agent or
@@ -336,10 +343,13 @@ pub enum PairingCommand {
         channel: Option<String>,
     },
     /// Admit somebody by the code they were sent
+    #[command(allow_missing_positional = true)]
     Approve {
-        /// The channel, where several are meant, and the code
-        #[arg(required = true, num_args = 1..=2, value_name = "CHANNEL] [CODE")]
-        words: Vec<String>,
+        /// The channel, where several are meant
+        channel: Option<String>,
+        /// The code
+        #[arg(required = true)]
+        code: String,
         /// Tell them
         #[arg(long)]
         notify: bool,
@@ -448,4 +458,53 @@ pub enum NodeCommand {
     /// Lend this host's shell to the gateway, in the foreground
     #[command(after_help = NODE_FILES)]
     Run(crate::node::NodeArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_declarations_are_sound_and_the_notes_fit_a_terminal() {
+        Cli::command().debug_assert();
+        for line in EXIT_CODES.lines() {
+            assert!(line.chars().count() < 80, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_code_may_stand_alone_or_after_its_channel() {
+        let words = |words: &[&str]| {
+            let words = ["moltbotctl", "pairing", "approve"].iter().chain(words);
+            match Cli::try_parse_from(words).map(|cli| cli.command) {
+                Ok(Command::Pairing(PairingCommand::Approve { channel, code, .. })) => {
+                    Some((channel, code))
+                }
+                _ => None,
+            }
+        };
+        assert_eq!(words(&["AB12"]), Some((None, "AB12".into())));
+        assert_eq!(words(&["telegram", "AB12"]), Some((Some("telegram".into()), "AB12".into())));
+        assert_eq!(words(&[]), None);
+        assert_eq!(words(&["telegram", "AB12", "more"]), None);
+    }
+
+    #[test]
+    fn only_known_levels_of_thinking_are_taken() {
+        let parses = |level: &str| {
+            ["chat", "agent"].map(|command| {
+                let words: &[&str] = if command == "agent" { &["-m", "hi"] } else { &[] };
+                let words = [&["moltbotctl", command, "--thinking", level], words].concat();
+                Cli::try_parse_from(words).is_ok()
+            })
+        };
+        for level in ["off", "minimal", "low", "medium", "high", "xhigh", "x-high", "HIGH"] {
+            assert_eq!(parses(level), [true; 2], "{level}");
+        }
+        for level in ["", "hihg", "7"] {
+            assert_eq!(parses(level), [false; 2], "{level}");
+        }
+    }
 }

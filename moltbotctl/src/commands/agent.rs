@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::thinking_levels;
 use crate::{
     client::Client,
     context::Context,
@@ -34,8 +35,8 @@ pub struct AgentArgs {
     /// Ask this agent
     #[arg(long, value_name = "ID")]
     pub agent: Option<String>,
-    /// How much to think: off, minimal, low, medium, high
-    #[arg(long, value_name = "LEVEL")]
+    /// How much to think
+    #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = thinking_levels())]
     pub thinking: Option<String>,
     /// Also send the answer to the conversation's channel
     #[arg(long)]

@@ -9,7 +9,7 @@ use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
 };
 
-use super::agent::main_session;
+use super::{agent::main_session, thinking_levels};
 use crate::{
     client::{Client, Pushed},
     context::Context,
@@ -26,8 +26,8 @@ pub struct ChatArgs {
     /// Key of the conversation [default: the gateway's main one]
     #[arg(long, value_name = "KEY")]
     pub session: Option<String>,
-    /// How much to think: off, minimal, low, medium, high
-    #[arg(long, value_name = "LEVEL")]
+    /// How much to think
+    #[arg(long, value_name = "LEVEL", ignore_case = true, value_parser = thinking_levels())]
     pub thinking: Option<String>,
 }
 

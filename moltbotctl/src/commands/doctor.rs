@@ -171,7 +171,7 @@ fn profile(cx: &Context) -> String {
 /// Asks the running gateway how it is.
 async fn gateway(cx: &Context, found: &mut Found) {
     let Some(running) = Running::find(&cx.paths) else {
-        let command = Some("moltbotctl service start".to_owned());
+        let command = Some(format!("moltbotctl service start{}", profile(cx)));
         return found.add("gateway", "note", "gateway", "it does not run", command);
     };
     let place = format!("process {}", running.pid);

@@ -52,7 +52,7 @@ pub async fn run(cx: &Context, command: GatewayCommand) -> anyhow::Result<ExitCo
 }
 
 async fn call(cx: &Context, method: &str, params: &str, twice: bool) -> anyhow::Result<()> {
-    let params = json_argument("--params", params)?;
+    let params = json_argument("--params is", params)?;
     let connected = cx.connect().await?;
     let client = &connected.client;
     let result = if twice {

@@ -33,6 +33,7 @@ pub mod where_;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use serde_json::Value;
 
 use crate::{
@@ -74,7 +75,19 @@ pub async fn run(cx: &Context, command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Parses JSON given on the command line.
-fn json_argument(name: &str, text: &str) -> anyhow::Result<Value> {
-    serde_json::from_str(text).with_context(|| format!("{name} is not JSON"))
+/// Parses JSON given on the command line; what it is called comes with its verb.
+fn json_argument(name_and_verb: &str, text: &str) -> anyhow::Result<Value> {
+    serde_json::from_str(text).with_context(|| format!("{name_and_verb} not JSON"))
+}
+
+/// The levels of `--thinking`, with the other words that the gateway takes.
+fn thinking_levels() -> PossibleValuesParser {
+    PossibleValuesParser::new([
+        PossibleValue::new("off").alias("none"),
+        PossibleValue::new("minimal").aliases(["min", "think"]),
+        PossibleValue::new("low").aliases(["on", "enable", "enabled"]),
+        PossibleValue::new("medium").aliases(["mid", "med"]),
+        PossibleValue::new("high").aliases(["highest", "max", "ultra"]),
+        PossibleValue::new("xhigh").aliases(["x-high", "x_high"]),
+    ])
 }

@@ -142,7 +142,7 @@ async fn invoke(cx: &Context, client: &Client, args: InvokeArgs) -> anyhow::Resu
              my-laptop system.which '{\"bins\":[\"git\"]}'",
         ));
     };
-    let params = json_argument("the parameters", params.as_deref().unwrap_or("{}"))?;
+    let params = json_argument("the parameters are", params.as_deref().unwrap_or("{}"))?;
     let id = resolve(client, &node).await?;
     let key = args.idempotency_key.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
     let request = json!({

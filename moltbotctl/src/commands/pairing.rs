@@ -15,7 +15,9 @@ use crate::{
 pub async fn run(cx: &Context, command: PairingCommand) -> anyhow::Result<()> {
     match command {
         PairingCommand::List { channel } => list(cx, channel).await,
-        PairingCommand::Approve { words, notify } => approve(cx, words, notify).await,
+        PairingCommand::Approve { channel, code, notify } => {
+            approve(cx, channel, &code, notify).await
+        }
     }
 }
 
@@ -41,15 +43,19 @@ async fn list(cx: &Context, channel: Option<String>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn approve(cx: &Context, words: Vec<String>, notify: bool) -> anyhow::Result<()> {
+async fn approve(
+    cx: &Context,
+    channel: Option<String>,
+    code: &str,
+    notify: bool,
+) -> anyhow::Result<()> {
     let connected = cx.connect().await?;
-    let (channel, code) = match &words[..] {
-        [channel, code, ..] => (channel.clone(), code.clone()),
-        [code] => {
+    let channel = match channel {
+        Some(channel) => channel,
+        None => {
             let list = connected.client.call_raw("channels.pairing.list", json!({})).await?;
-            (channel_of(&list, code)?, code.clone())
+            channel_of(&list, code)?
         }
-        [] => anyhow::bail!("a code is needed"),
     };
     let mut params = json!({ "channel": channel, "code": code.trim().to_uppercase() });
     if notify {
