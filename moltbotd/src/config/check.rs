@@ -33,6 +33,17 @@ pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
     kinds(root, &mut wrong);
 }
 
+/// Notes what is ignored because it cannot be used.
+pub(super) fn odd(config: &Config, warnings: &mut Vec<Issue>) {
+    let at = Path::default().key("messages").key("groupChat").key("mentionPatterns");
+    for (index, pattern) in config.messages.group_chat.mention_patterns.iter().enumerate() {
+        if regex::Regex::new(&format!("(?i){pattern}")).is_err() {
+            let text = "is not a regular expression that can be used, and is ignored";
+            warnings.push(Issue::at(&at.index(index), text));
+        }
+    }
+}
+
 type Wrong<'a> = &'a mut dyn FnMut(&str, String);
 
 fn gateway(config: &Config, wrong: Wrong<'_>) {

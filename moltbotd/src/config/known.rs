@@ -2,6 +2,7 @@
 //! nobody knows may have meant.
 
 use moltbot_settings::{Path, Step};
+use serde_json::{Map, Value};
 
 use super::{issue::Issue, schema};
 
@@ -126,6 +127,33 @@ const TELEGRAM: &[&str] = &[
     "webhookSecret",
 ];
 
+/// Accepted keys that their writers would miss: nothing reads them yet. What the
+/// reference puts into every configuration on its own is not among them.
+const WITHOUT_EFFECT: &[&str] = &[
+    "agents.list.*.groupChat",
+    "bindings",
+    "channels.telegram.accounts.*.groups.*.systemPrompt",
+    "channels.telegram.accounts.*.groups.*.tools",
+    "channels.telegram.accounts.*.groups.*.topics.*.systemPrompt",
+    "channels.telegram.groups.*.systemPrompt",
+    "channels.telegram.groups.*.tools",
+    "channels.telegram.groups.*.topics.*.systemPrompt",
+    "messages.inbound",
+    "messages.messagePrefix",
+    "messages.queue",
+    "messages.tts",
+    "session.agentToAgent",
+    "session.identityLinks",
+    "session.idleMinutes",
+    "session.resetByChannel",
+    "session.resetByType",
+    "session.resetTriggers",
+    "session.sendPolicy",
+    "session.store",
+    "session.typingIntervalSeconds",
+    "session.typingMode",
+];
+
 /// Older keys, and where their content belongs now.
 const MOVED: &[(&str, &str)] = &[
     ("agent", "agents.defaults"),
@@ -155,6 +183,26 @@ pub(super) fn warnings(unknown: &[Path], further: &[String]) -> Vec<Issue> {
     let mut known = names();
     known.extend_from_slice(further);
     unknown.into_iter().map(|path| Issue::at(path, describe(path, &known))).collect()
+}
+
+/// Returns a warning for each key that is accepted and changes nothing.
+/// `sections` are those without a type, `unread` what the types do not know.
+pub(super) fn without_effect(unread: &[Path], sections: &Map<String, Value>) -> Vec<Issue> {
+    let says_something = |value: &Value| match value {
+        Value::Object(section) => !section.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        value => !value.is_null(),
+    };
+    let sections = sections.iter().filter(|(_, value)| says_something(value));
+    let sections = sections.map(|(name, _)| Path::default().key(name));
+    let paths = unread.iter().cloned().chain(sections);
+    paths
+        .filter(|path| WITHOUT_EFFECT.iter().any(|pattern| is_below(path, pattern)))
+        .map(|path| {
+            let text = "is accepted, but has no effect in this version";
+            Issue::at(&path, text)
+        })
+        .collect()
 }
 
 /// Returns whether an older name was used, and where its content belongs now.
@@ -207,12 +255,15 @@ fn is_accepted(path: &Path) -> bool {
         [format!("channels.telegram.{key}"), format!("channels.telegram.accounts.*.{key}")]
     });
     let accepted = ACCEPTED.iter().map(|accepted| (*accepted).to_owned());
-    accepted.chain(telegram).any(|accepted| {
-        let mut steps = path.0.iter();
-        accepted.split('.').all(|part| match steps.next() {
-            Some(Step::Key(key)) => part == "*" || part == key,
-            Some(Step::Index(_)) => part == "*",
-            None => false,
-        })
+    accepted.chain(telegram).any(|accepted| is_below(path, &accepted))
+}
+
+/// Returns whether a path is that of a pattern or below it.
+fn is_below(path: &Path, pattern: &str) -> bool {
+    let mut steps = path.0.iter();
+    pattern.split('.').all(|part| match steps.next() {
+        Some(Step::Key(key)) => part == "*" || part == key,
+        Some(Step::Index(_)) => part == "*",
+        None => false,
     })
 }

@@ -178,6 +178,10 @@ impl Source {
             }
         }
         report.suggest();
+        check::odd(&config, &mut report.warnings);
+        let sections =
+            resolved.as_object().map(|root| known::without_effect(&report.unknown, root));
+        report.warnings.extend(sections.into_iter().flatten());
         if report.issues.is_empty()
             && let Some(StartCheck(check)) = &self.start
             && let Some(why) = check(&config)
@@ -542,8 +546,30 @@ mod tests {
                 bindings: [], broadcast: {}, auth: { profiles: {} }, channels: { telegram: { x: 1 } },
             }"#,
         );
-        assert_eq!(shown(&loaded.warnings), [""; 0]);
+        let idle = ["messages.queue", "session.resetTriggers", "session.sendPolicy"];
+        let mut odd: Vec<_> = loaded.warnings.iter().map(|issue| issue.path.as_str()).collect();
+        odd.sort_unstable();
+        assert_eq!(odd, idle);
         assert_eq!(shown(&loaded.issues), [""; 0]);
+    }
+
+    #[test]
+    fn what_changes_nothing_is_said_once() {
+        let loaded = load(
+            "{ session: { resetByType: { group: { mode: 'idle' } }, reset: { mode: 'idle' } },\n\
+             commands: { native: 'auto' }, bindings: [], ui: { x: 1 },\n\
+             messages: { groupChat: { mentionPatterns: ['ok', '('] } } }",
+        );
+        assert!(loaded.is_valid());
+        assert_eq!(
+            shown(&loaded.warnings),
+            [
+                "moltbot.json:3:50: messages.groupChat.mentionPatterns[1]: is not a regular \
+                 expression that can be used, and is ignored",
+                "moltbot.json:1:14: session.resetByType: is accepted, but has no effect in this \
+                 version",
+            ]
+        );
     }
 
     #[test]
