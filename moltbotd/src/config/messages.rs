@@ -1,5 +1,6 @@
 //! `messages`: how messages are queued and shown.
 
+use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -22,4 +23,16 @@ pub struct GroupChat {
     pub mention_patterns: Vec<String>,
     /// How many unanswered messages are kept as context: 50 when absent.
     pub history_limit: Option<usize>,
+}
+
+impl GroupChat {
+    /// Returns one of the [mention patterns](Self::mention_patterns) as messages
+    /// are searched with it: without regard to case.
+    ///
+    /// # Errors
+    ///
+    /// When it is no regular expression.
+    pub fn mention(pattern: &str) -> Result<Regex, regex::Error> {
+        Regex::new(&format!("(?i){pattern}"))
+    }
 }

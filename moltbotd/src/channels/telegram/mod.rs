@@ -36,7 +36,11 @@ use super::{
     driver::{Account, Driver, Entry, FetchError, FileRef, Part, SendFailure},
     inbox::Desk,
 };
-use crate::{config::Config, paths::Paths, private};
+use crate::{
+    config::{Config, GroupChat},
+    paths::Paths,
+    private,
+};
 
 /// How often a file is asked for before a message goes on without it.
 const FETCH_ATTEMPTS: u32 = 3;
@@ -164,7 +168,7 @@ impl Telegram {
         }
         let mentions = shared.patterns.iter().filter_map(|pattern| {
             // A pattern that is no expression cannot match anything.
-            Regex::new(&format!("(?i){pattern}"))
+            GroupChat::mention(pattern)
                 .inspect_err(|error| tracing::warn!(pattern, %error, "unusable mention pattern"))
                 .ok()
         });
