@@ -79,7 +79,7 @@ pub enum ModelChoice {
 }
 
 /// An agent.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
     /// Its id: letters, digits, `-` and `_`.
@@ -93,4 +93,29 @@ pub struct Agent {
     /// Its model.
     #[serde(default)]
     pub model: Option<ModelChoice>,
+    /// What people call it.
+    #[serde(default)]
+    pub identity: Identity,
+    /// Its conversations with several people.
+    #[serde(default)]
+    pub group_chat: AgentGroupChat,
+}
+
+/// What people call an agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Identity {
+    /// A name; counts as a mention where no patterns are set.
+    pub name: Option<String>,
+    /// A sign; counts as a mention where no patterns are set.
+    pub emoji: Option<String>,
+}
+
+/// An agent's conversations with several people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentGroupChat {
+    /// Expressions that count as a mention of the agent, instead of
+    /// `messages.groupChat.mentionPatterns`; none when empty.
+    pub mention_patterns: Option<Vec<String>>,
 }

@@ -7,7 +7,7 @@ use moltbot_protocol::Scope;
 use moltbot_settings::Path;
 use serde_json::Value;
 
-use super::{Bind, Config, GroupChat, OTHER_SECTIONS, gateway::network, issue::Issue};
+use super::{Bind, Config, OTHER_SECTIONS, gateway::network, issue::Issue, mentions};
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -35,11 +35,10 @@ pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
 
 /// Notes what is ignored because it cannot be used.
 pub(super) fn odd(config: &Config, warnings: &mut Vec<Issue>) {
-    let at = Path::default().key("messages").key("groupChat").key("mentionPatterns");
-    for (index, pattern) in config.messages.group_chat.mention_patterns.iter().enumerate() {
-        if GroupChat::mention(pattern).is_err() {
+    for (at, pattern) in config.written_patterns() {
+        if mentions::mention(pattern).is_err() {
             let text = "is not a regular expression that can be used, and is ignored";
-            warnings.push(Issue::at(&at.index(index), text));
+            warnings.push(Issue::at(&at, text));
         }
     }
 }

@@ -54,7 +54,8 @@ const ACCEPTED: &[&str] = &[
     "agents.list.*.agentDir",
     "agents.list.*.heartbeat",
     "agents.list.*.humanDelay",
-    "agents.list.*.identity",
+    "agents.list.*.identity.avatar",
+    "agents.list.*.identity.theme",
     "agents.list.*.memorySearch",
     "agents.list.*.sandbox",
     "agents.list.*.subagents",
@@ -113,7 +114,7 @@ const TELEGRAM: &[&str] = &[
 /// and that is said. What the reference puts into every configuration on its own
 /// is not among them.
 const WITHOUT_EFFECT: &[&str] = &[
-    "agents.list.*.groupChat",
+    "agents.list.*.groupChat.historyLimit",
     "bindings",
     "channels.telegram.accounts.*.groups.*.systemPrompt",
     "channels.telegram.accounts.*.groups.*.tools",

@@ -554,6 +554,25 @@ mod tests {
     }
 
     #[test]
+    fn what_an_agent_is_called_is_read() {
+        let loaded = load(
+            "{ agents: { list: [{ id: 'main', identity: { name: 'Ada', emoji: '🦞', theme: 'sea' },\n\
+             groupChat: { mentionPatterns: ['ada', '['], historyLimit: 9 } }] } }",
+        );
+        assert!(loaded.is_valid());
+        assert_eq!(loaded.config.mention_patterns("main"), ["ada", "["]);
+        assert_eq!(
+            shown(&loaded.warnings),
+            [
+                "moltbot.json:2:39: agents.list[0].groupChat.mentionPatterns[1]: is not a regular \
+                 expression that can be used, and is ignored",
+                "moltbot.json:2:45: agents.list[0].groupChat.historyLimit: is accepted, but has no \
+                 effect in this version",
+            ]
+        );
+    }
+
+    #[test]
     fn what_changes_nothing_is_said_once() {
         let loaded = load(
             "{ session: { resetByType: { group: { mode: 'idle' } }, reset: { mode: 'idle' } },\n\

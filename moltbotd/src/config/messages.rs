@@ -1,6 +1,5 @@
 //! `messages`: how messages are queued and shown.
 
-use regex::Regex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -19,20 +18,8 @@ pub struct Messages {
 #[serde(rename_all = "camelCase", default)]
 pub struct GroupChat {
     /// Expressions that count as a mention of the assistant; case does not
-    /// matter.
-    pub mention_patterns: Vec<String>,
+    /// matter. When absent, the agent's name does.
+    pub mention_patterns: Option<Vec<String>>,
     /// How many unanswered messages are kept as context: 50 when absent.
     pub history_limit: Option<usize>,
-}
-
-impl GroupChat {
-    /// Returns one of the [mention patterns](Self::mention_patterns) as messages
-    /// are searched with it: without regard to case.
-    ///
-    /// # Errors
-    ///
-    /// When it is no regular expression.
-    pub fn mention(pattern: &str) -> Result<Regex, regex::Error> {
-        Regex::new(&format!("(?i){pattern}"))
-    }
 }

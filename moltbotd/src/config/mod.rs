@@ -14,6 +14,7 @@ mod known;
 mod live;
 mod load;
 mod logging;
+mod mentions;
 mod messages;
 mod models;
 mod redact;
@@ -30,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::{
-    agents::{Agent, AgentDefaults, Agents, ModelChoice},
+    agents::{Agent, AgentDefaults, AgentGroupChat, Agents, Identity, ModelChoice},
     discovery::{Discovery, Mdns, MdnsMode},
     document::Overlay,
     effect::Effect,
@@ -42,6 +43,7 @@ pub use self::{
     live::{Live, Plan, Trigger, gone},
     load::{ChannelCheck, Findings, Loaded, Refusal, Source, StartCheck},
     logging::{LogLevel, Logging},
+    mentions::mention,
     messages::{GroupChat, Messages},
     models::{ModelCost, Models, Provider, ProviderModel},
     redact::PLACEHOLDER,

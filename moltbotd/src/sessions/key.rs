@@ -132,7 +132,7 @@ mod tests {
         assert_eq!(canonical(&config, "Rec-A"), "agent:main:rec-a");
         assert_eq!(canonical(&config, "agent:x:Y"), "agent:x:y");
         assert_eq!(canonical(&config, "global"), "global");
-        config.agents.list.push(Agent { id: "Ops".into(), default: true, name: None, model: None });
+        config.agents.list.push(Agent { id: "Ops".into(), default: true, ..Agent::default() });
         assert_eq!(canonical(&config, "main"), "agent:ops:main");
         config.session.scope = Some("global".into());
         assert_eq!(canonical(&config, "main"), "global");

@@ -157,9 +157,8 @@ mod tests {
         config.agents.defaults.model = several("a/1", &["b/2"]);
         config.agents.list.push(Agent {
             id: "ops".into(),
-            default: false,
-            name: None,
             model: several("c/3", &[]),
+            ..Agent::default()
         });
         let entry = SessionEntry {
             provider_override: Some("d".into()),

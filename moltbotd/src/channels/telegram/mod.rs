@@ -37,7 +37,7 @@ use super::{
     inbox::Desk,
 };
 use crate::{
-    config::{Config, GroupChat},
+    config::{Config, mention},
     paths::Paths,
     private,
 };
@@ -114,13 +114,14 @@ impl Shared {
     fn of(config: &Config, paths: &Paths) -> Self {
         let defaults = config.channels.get("defaults").cloned().unwrap_or_default();
         let group_policy = serde_json::from_value(defaults["groupPolicy"].clone());
+        let agent = config.agents.default_id();
         Self {
-            agent: config.agents.default_id(),
             group_policy: group_policy.unwrap_or_default(),
-            patterns: config.messages.group_chat.mention_patterns.clone(),
+            patterns: config.mention_patterns(&agent),
             history_limit: config.messages.group_chat.history_limit.unwrap_or(HISTORY_LIMIT),
             inbound_media: paths.inbound_media(),
             media_roots: vec![paths.state_dir.join("media"), paths.state_dir.join("workspace")],
+            agent,
         }
     }
 }
@@ -168,7 +169,7 @@ impl Telegram {
         }
         let mentions = shared.patterns.iter().filter_map(|pattern| {
             // A pattern that is no expression cannot match anything.
-            GroupChat::mention(pattern)
+            mention(pattern)
                 .inspect_err(|error| tracing::warn!(pattern, %error, "unusable mention pattern"))
                 .ok()
         });
@@ -337,5 +338,27 @@ impl Driver for Telegram {
 
     fn probe(&self, timeout: Duration) -> BoxFuture<'_, Value> {
         Box::pin(self.ask_who(timeout))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bot_hears_to_what_the_agent_of_its_groups_is_called() {
+        let mut config = Config::default();
+        let agents = json!([
+            { "id": "eve", "identity": { "name": "Eve" } },
+            { "id": "ops", "default": true, "identity": { "name": "Ada" } },
+        ]);
+        config.agents.list = serde_json::from_value(agents).unwrap();
+        let paths = Paths::below(std::path::Path::new("/nowhere"));
+        let bot = || {
+            let shared = Shared::of(&config, &paths);
+            Telegram::new(Settings::default(), Secret("1:a".into()), &shared).unwrap()
+        };
+        let hears = |text: &str| bot().mentions.iter().any(|pattern| pattern.is_match(text));
+        assert!(hears("what do you say, ada?") && !hears("eve?"));
     }
 }

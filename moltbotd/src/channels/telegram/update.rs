@@ -331,7 +331,8 @@ impl Reader<'_> {
             .as_ref()
             .and_then(|replied| replied.from.as_ref())
             .is_some_and(|from| i64::try_from(from.id) == Ok(self.me.id));
-        by_name || by_reply || self.mentions.iter().any(|pattern| pattern.is_match(text))
+        let text = visible(text);
+        by_name || by_reply || self.mentions.iter().any(|pattern| pattern.is_match(&text))
     }
 
     fn is_me(&self, text: &str, entity: &MessageEntity) -> bool {
@@ -432,6 +433,12 @@ fn is_control(text: &str) -> bool {
 
 fn is_bot_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
+}
+
+/// Returns a text without the signs of no width that apps put around names.
+fn visible(text: &str) -> String {
+    let has_no_width = |char| matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    text.chars().filter(|char| !has_no_width(*char)).collect()
 }
 
 fn slice_utf16(text: &str, offset: u16, length: u16) -> String {
@@ -566,7 +573,9 @@ mod tests {
             },
         });
         let named = json!({ "text": "hey Jarvis" });
-        let outcomes = read(json!({}), &[update(reply), update(named)]);
+        let hidden = json!({ "text": "hey Jar\u{200b}vis" });
+        let outcomes = read(json!({}), &[update(reply), update(named), update(hidden)]);
+        assert!(matches!(outcomes[2], Outcome::Message(_)));
         assert_eq!(message(&outcomes[0]).quoted.as_deref(), Some("I am fine"));
         assert_eq!(message(&outcomes[1]).text, "hey Jarvis");
     }
