@@ -37,6 +37,8 @@ pub trait Request: Serialize + DeserializeOwned + JsonSchema + Send + 'static {
     /// Whether `features.methods` of the handshake names it. The reference
     /// leaves a few callable methods out.
     const ADVERTISED: bool = true;
+    /// What its answer depends on.
+    const WAITS: Waits = Waits::ForDaemon;
     /// What a successful call answers with.
     type Response: Serialize + DeserializeOwned + JsonSchema + Send + 'static;
 }
@@ -49,6 +51,18 @@ pub trait Event: Serialize + JsonSchema {
     const ACCESS: Access;
     /// What happens when a client reads too slowly.
     const DELIVERY: Delivery;
+}
+
+/// What the answer to a call depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waits {
+    /// On the daemon alone: it comes as soon as the daemon gets to it.
+    ForDaemon,
+    /// On a party outside, such as a channel or a node, that may take its time.
+    /// The call goes on when its caller leaves.
+    ForOthers,
+    /// On something the call only looks at. It ends when its caller leaves.
+    AsOnlooker,
 }
 
 /// What to do with a frame when a client's queue is full.

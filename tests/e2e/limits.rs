@@ -47,6 +47,50 @@ async fn strangers_cannot_take_all_sockets() {
 }
 
 #[tokio::test]
+async fn calls_that_wait_hold_up_no_others_and_are_refused_beyond_a_limit() {
+    let daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    let first = wait_for_run(&mut client, "run").await;
+    for _ in 1..1024 {
+        wait_for_run(&mut client, "run").await;
+    }
+    let abort = json!({ "sessionKey": "main", "runId": "none" });
+    client.call("chat.abort", abort).await.unwrap();
+    let beyond = wait_for_run(&mut client, "run").await;
+    let error = client.answer(&beyond).await.unwrap_err();
+    assert_eq!(error["code"], "UNAVAILABLE", "{error}");
+    assert_eq!(error["retryable"], true, "{error}");
+    assert!(error["retryAfterMs"].is_u64(), "{error}");
+    client.call("health", json!({})).await.unwrap();
+
+    let run = json!({ "message": "hello", "idempotencyKey": "run", "sessionKey": "main" });
+    client.call("agent", run).await.unwrap();
+    assert_eq!(client.answer(&first).await.unwrap()["status"], "ok");
+    let again = wait_for_run(&mut client, "run").await;
+    assert_eq!(client.answer(&again).await.unwrap()["status"], "ok");
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_leaves_no_waiting_calls_behind() {
+    let mut daemon = Daemon::start().await;
+    let mut client = daemon.operator().await;
+    for _ in 0..100 {
+        wait_for_run(&mut client, "never").await;
+    }
+    client.call("health", json!({})).await.unwrap();
+    client.close().await;
+    // A stop waits for calls that are under way, and complains about the rest.
+    assert!(daemon.stop().await.success());
+    assert!(!daemon.log().contains("stopped before everything"), "{}", daemon.log());
+}
+
+/// Asks for the end of a run and does not wait for it.
+async fn wait_for_run(client: &mut Client, run: &str) -> String {
+    const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+    client.send("agent.wait", json!({ "runId": run, "timeoutMs": DAY_MS })).await
+}
+
+#[tokio::test]
 async fn deep_json_is_refused_and_the_daemon_lives() {
     let daemon = Daemon::start().await;
     let mut stranger = Client::open(&daemon.url(), &[]).await.unwrap();

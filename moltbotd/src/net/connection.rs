@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use moltbot_protocol::{Delivery, Text, frame::RequestFrame};
+use moltbot_protocol::{Delivery, Text, Waits, frame::RequestFrame};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, time::timeout};
@@ -16,12 +16,18 @@ use crate::{
     auth::Caller,
     bus::{Close, Outbox},
     methods::Context,
-    rpc::violations,
+    rpc::{Error, violations},
 };
 
-/// Calls of one client that may be under way. At the limit it is not read from,
-/// and TCP makes it wait.
+/// Calls of one client that the daemon may be working on. At the limit it is
+/// not read from, and TCP makes it wait.
 const IN_FLIGHT: usize = 128;
+/// Bytes that the calls of one client may hold which wait for something outside
+/// the daemon. They would keep its other calls waiting if they counted above;
+/// what goes beyond is refused.
+const WAITING_BYTES: u32 = 64 * 1024 * 1024;
+/// What a waiting call counts for at least, so that there are 1024 at most.
+const WAITING_CALL_BYTES: u32 = 64 * 1024;
 /// How long a goodbye may take to leave, and the peer to answer it.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
@@ -74,6 +80,7 @@ async fn read<S: Socket>(
     outbox: &Arc<Outbox>,
 ) -> End {
     let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
+    let waiting = Arc::new(Semaphore::new(WAITING_BYTES as usize));
     loop {
         outbox.room().await;
         let permit = Arc::clone(&in_flight).acquire_owned().await.expect("never closed");
@@ -98,6 +105,15 @@ async fn read<S: Socket>(
                 continue;
             }
         };
+        let held = u32::try_from(text.len()).unwrap_or(u32::MAX);
+        let held = held.clamp(WAITING_CALL_BYTES, WAITING_BYTES);
+        // Before the call begins: one that was half done could not be refused.
+        if waiting.available_permits() < held as usize
+            && shared.router.waits(&frame.method) != Waits::ForDaemon
+        {
+            shared.router.refuse(&frame, too_many_wait()).deliver(outbox);
+            continue;
+        }
         let cx = Context {
             gateway: Arc::clone(&shared.gateway),
             caller: Arc::clone(caller),
@@ -110,14 +126,32 @@ async fn read<S: Socket>(
             Poll::Ready(answer) => answer.deliver(outbox),
             Poll::Pending => {
                 let outbox = Arc::clone(outbox);
-                // Methods have effects, so a call outlives its connection.
+                let waits = shared.router.waits(&frame.method);
+                let permit = match waits {
+                    Waits::ForDaemon => permit,
+                    Waits::ForOthers | Waits::AsOnlooker => {
+                        Arc::clone(&waiting).acquire_many_owned(held).await.expect("never closed")
+                    }
+                };
                 shared.tasks.spawn(async move {
-                    reply.await.deliver(&outbox);
+                    // Methods have effects, so a call outlives its connection.
+                    tokio::select! {
+                        answer = reply => answer.deliver(&outbox),
+                        _ = outbox.closed(), if waits == Waits::AsOnlooker => {}
+                    }
                     drop(permit);
                 });
             }
         }
     }
+}
+
+fn too_many_wait() -> Error {
+    Error::Busy(
+        "too many calls of this connection wait for something outside the gateway; repeat this \
+         one when some are answered, or use another connection"
+            .into(),
+    )
 }
 
 /// Writes what is queued, in batches, until the queue is finished or the peer

@@ -6,6 +6,9 @@ use serde_json::Value;
 /// Result of a handler.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// When a call that was one too many may be repeated.
+const BUSY_RETRY_MS: u64 = 1000;
+
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -25,6 +28,9 @@ pub enum Error {
     /// The daemon cannot do it now; the text is shown as it is.
     #[error("{0}")]
     Unavailable(String),
+    /// The daemon cannot take on more now; the text is shown as it is.
+    #[error("{0}")]
+    Busy(String),
     /// It could not be done; what there is of a result comes with the reason.
     #[error("{message}")]
     Failed {
@@ -52,6 +58,11 @@ impl Error {
             Self::Refused { code, message, details } => {
                 ErrorShape { details: Some(details.clone()), ..ErrorShape::new(*code, message) }
             }
+            Self::Busy(message) => ErrorShape {
+                retryable: Some(true),
+                retry_after_ms: Some(BUSY_RETRY_MS),
+                ..ErrorShape::new(ErrorCode::Unavailable, message)
+            },
             Self::Unavailable(_) | Self::Failed { .. } | Self::Internal(_) => {
                 ErrorShape::new(ErrorCode::Unavailable, self.to_string())
             }

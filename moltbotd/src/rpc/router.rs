@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::FutureExt as _;
 use moltbot_protocol::{
-    Access, Delivery, Request, Role, Scope,
+    Access, Delivery, Request, Role, Scope, Waits,
     frame::{RequestFrame, ResponseFrame},
 };
 use schemars::SchemaGenerator;
@@ -60,6 +60,7 @@ struct Method<G> {
     calls: Arc<Calls>,
     access: Access,
     advertised: bool,
+    waits: Waits,
     schema: fn(&mut SchemaGenerator) -> Value,
     call: Box<Handler<G>>,
 }
@@ -187,6 +188,7 @@ impl<G: Send + Sync + 'static> Router<G> {
             calls: Arc::new(calls),
             access: R::ACCESS,
             advertised: R::ADVERTISED,
+            waits: R::WAITS,
             schema: describe::<R>,
             call,
         };
@@ -237,6 +239,18 @@ impl<G: Send + Sync + 'static> Router<G> {
                 ready(panicked(&id, &name, panic.as_ref()))
             }
         }
+    }
+
+    /// Answers a request that the daemon does not take on.
+    pub fn refuse(&self, frame: &RequestFrame<'_>, error: Error) -> Answer {
+        self.methods.get(&*frame.method).map_or(&self.unknown, |method| &method.calls.failed).one();
+        respond::<()>(&frame.id, Err(error))
+    }
+
+    /// Returns what the answer of a method depends on.
+    #[must_use]
+    pub fn waits(&self, method: &str) -> Waits {
+        self.methods.get(method).map_or(Waits::ForDaemon, |method| method.waits)
     }
 
     /// Returns figures about the calls of each method, sorted by name.

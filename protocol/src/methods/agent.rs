@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Request, Scope, Text};
+use crate::{Access, Request, Scope, Text, Waits};
 
 /// Runs the agent on a message. Answers at once, and again with the result.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -185,6 +185,7 @@ pub struct AgentWait {
 impl Request for AgentWait {
     const METHOD: &'static str = "agent.wait";
     const ACCESS: Access = Access::Operator(Scope::Write);
+    const WAITS: Waits = Waits::AsOnlooker;
     type Response = AgentWaited;
 }
 

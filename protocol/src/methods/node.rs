@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::system::Done;
-use crate::{Access, Request, Scope, Text};
+use crate::{Access, Request, Scope, Text, Waits};
 
 /// A device that lends its camera, screen or shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -135,6 +135,7 @@ pub struct NodeInvoke {
 impl Request for NodeInvoke {
     const METHOD: &'static str = "node.invoke";
     const ACCESS: Access = Access::Operator(Scope::Write);
+    const WAITS: Waits = Waits::ForOthers;
     type Response = NodeInvoked;
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Request, Scope, Text};
+use crate::{Access, Request, Scope, Text, Waits};
 
 /// Sends a message through a channel and waits until the channel confirmed it.
 /// The same idempotency key never sends twice, not even across a restart.
@@ -39,6 +39,7 @@ pub struct Send {
 impl Request for Send {
     const METHOD: &'static str = "send";
     const ACCESS: Access = Access::Operator(Scope::Write);
+    const WAITS: Waits = Waits::ForOthers;
     type Response = SendResult;
 }
 
