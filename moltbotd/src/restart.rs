@@ -24,7 +24,11 @@ use uuid::Uuid;
 use crate::{
     agent::{Agent, RunRequest},
     clock, config,
-    sessions::{Sessions, key, last_route, system_events::SystemEvents},
+    sessions::{
+        Sessions, key, last_route,
+        policy::{self, Place},
+        system_events::SystemEvents,
+    },
     store::{Store, StoreError},
     supervisor::Supervisor,
     tools::{ToolError, gateway::GatewayCalls, nodes::Answering},
@@ -286,7 +290,9 @@ impl Restart {
         };
         let session_key = key::canonical(&config, asked);
         let entry = self.parts.sessions.entry(&session_key).await?;
-        let listens = entry.filter(|entry| entry.send_policy.as_deref() != Some("deny"));
+        let listens = entry.filter(|entry| {
+            !policy::is_muted(&config, &session_key, Some(entry), Place::default())
+        });
         let Some(entry) = listens else {
             self.parts.system_events.queue(&session_key, text);
             return Ok(());

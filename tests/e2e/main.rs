@@ -10,6 +10,7 @@ mod broken_config;
 mod commands;
 mod config;
 mod contract;
+mod conversations;
 mod doctor;
 mod events;
 mod faults;

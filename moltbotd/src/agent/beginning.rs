@@ -6,11 +6,20 @@ use jiff::{Timestamp, Zoned};
 use moltbot_protocol::methods::sessions::{DeliveryContext, Origin, SessionEntry};
 use serde_json::Value;
 
-use super::{Agent, ending, request::RunRequest, runs::Run};
+use super::{
+    Agent, ending,
+    request::{RunRequest, Source},
+    runs::Run,
+};
 use crate::{
     clock::now_ms,
     config::Config,
-    sessions::{self, freshness, key, message, system_events::SystemEvent},
+    sessions::{
+        self,
+        freshness::{Kind, Rule},
+        key, message,
+        system_events::SystemEvent,
+    },
     store::{Db, StoreError},
 };
 
@@ -74,7 +83,7 @@ impl Plan {
         let now = now_ms();
         let stored = db.session(key)?;
         let is_new = stored.is_none();
-        let mut entry = current(config, stored, request.renew);
+        let mut entry = current(config, key, request, stored, request.renew);
         if let (true, Some(id)) = (is_new, &request.session_id) {
             entry.session_id.clone_from(id);
         }
@@ -102,13 +111,33 @@ impl Plan {
 
 /// Returns the entry that a message finds: a new one, the stored one, or the
 /// stored one started anew.
-pub(super) fn current(config: &Config, stored: Option<SessionEntry>, renew: bool) -> SessionEntry {
+pub(super) fn current(
+    config: &Config,
+    key: &str,
+    request: &RunRequest,
+    stored: Option<SessionEntry>,
+    renew: bool,
+) -> SessionEntry {
     let Some(entry) = stored else { return sessions::new_entry() };
-    let reset = config.session.reset.clone().unwrap_or_default();
-    if renew || freshness::is_stale(&reset, entry.updated_at, &Zoned::now()) {
+    if renew || rule(config, key, request, &entry).is_stale(entry.updated_at, &Zoned::now()) {
         return sessions::restarted(entry);
     }
     entry
+}
+
+/// Returns when the conversation is over that a message belongs to.
+fn rule(config: &Config, key: &str, request: &RunRequest, entry: &SessionEntry) -> Rule {
+    let Source { channel, chat_type, .. } = &request.source;
+    let thread = request.deliver.as_ref().and_then(|route| route.thread.as_ref());
+    let known = channel.as_ref().or(entry.last_channel.as_ref()).or(entry.channel.as_ref());
+    let kind = Kind {
+        key,
+        channel: known.map(String::as_str),
+        is_group: matches!(chat_type.as_deref(), Some("group" | "channel")),
+        // An answer may be asked for elsewhere than where the message is from.
+        is_thread: channel.is_some() && thread.is_some(),
+    };
+    Rule::of(&config.session, &kind)
 }
 
 /// Remembers where a message came from and where answers go.

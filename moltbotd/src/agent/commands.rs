@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{Agent, beginning, ending, request::RunRequest, runs::Run};
 use crate::{
     clock::now_ms,
-    config::Config,
+    config::{Config, Session},
     sessions::{self, key, message, model},
     store::{Db, NewMessage, RunEnd, RunState, StoreError},
     tools::ToolError,
@@ -19,13 +19,8 @@ const NODE_TIMEOUT_MS: u64 = 30_000;
 const NODE_LIMIT: Duration = Duration::from_secs(40);
 const ANSWER_CHARS: usize = 3500;
 
-const HELP: &str = "Commands:\n\
-    /status – model, session and queue\n\
-    /new or /reset – start a new conversation; text after it is its first message\n\
-    /stop – stop what is under way\n\
-    /nodes – list the nodes\n\
-    /node <id> <command> [json] – run a command on a node\n\
-    /help – this list";
+/// What starts a conversation anew where nothing else is configured.
+const RESET_TRIGGERS: [&str; 2] = ["/new", "/reset"];
 
 /// A command.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,20 +50,53 @@ pub(super) fn is_stop(text: &str) -> bool {
 
 /// Marks a request as a command, or as the first message of a conversation
 /// that starts anew, if its text says so.
-pub(super) fn mark(request: &mut RunRequest) {
-    let Some((name, rest)) = name_and_rest(&request.text) else { return };
-    if matches!(name.as_str(), "new" | "reset") && !rest.is_empty() {
-        request.renew = true;
-        request.text = rest.to_owned();
+pub(super) fn mark(request: &mut RunRequest, session: &Session) {
+    let Some(rest) = after_trigger(&request.text, session) else {
+        request.command = parse(&request.text, session).is_some();
         return;
+    };
+    match rest.is_empty() {
+        true => request.command = true,
+        false => {
+            request.renew = true;
+            request.text = rest;
+        }
     }
-    request.command = parse(&request.text).is_some();
+}
+
+/// Returns what follows the words that start a conversation anew.
+fn after_trigger(text: &str, session: &Session) -> Option<String> {
+    let text = text.trim();
+    // A bot may be named in a command.
+    let (head, tail) = text.split_at(text.find(char::is_whitespace).unwrap_or(text.len()));
+    let head = head.split('@').next().filter(|_| head.starts_with('/')).unwrap_or(head);
+    let text = format!("{head}{tail}");
+    triggers(session).find_map(|trigger| after(&text, trigger).map(str::to_owned))
+}
+
+/// Returns the words that start a conversation anew.
+fn triggers(session: &Session) -> impl Iterator<Item = &str> {
+    let set = session.reset_triggers.iter().map(|trigger| trigger.trim());
+    let usual = RESET_TRIGGERS.into_iter().filter(|_| session.reset_triggers.is_empty());
+    set.filter(|trigger| !trigger.is_empty()).chain(usual)
+}
+
+/// Returns what follows words at the start of a text, in any case.
+fn after<'t>(text: &'t str, words: &str) -> Option<&'t str> {
+    let mut rest = text.chars();
+    for wanted in words.chars() {
+        if !rest.next()?.to_lowercase().eq(wanted.to_lowercase()) {
+            return None;
+        }
+    }
+    let rest = rest.as_str();
+    (rest.is_empty() || rest.starts_with(char::is_whitespace)).then(|| rest.trim())
 }
 
 impl RunRequest {
     /// Lets the message give commands.
-    pub fn allow_commands(&mut self) {
-        mark(self);
+    pub fn allow_commands(&mut self, session: &Session) {
+        mark(self, session);
     }
 
     /// Returns whether the message is a word that stops what is under way.
@@ -82,10 +110,10 @@ impl Agent {
     /// Answers a command. One with an effect that was under way when the
     /// daemon stopped is not done a second time.
     pub(super) async fn run_command(&self, run: &Run, request: &RunRequest, interrupted: bool) {
-        let Some(command) = parse(&request.text) else {
-            let error = StoreError::Closed;
-            return self.lost(run, &error);
-        };
+        // What was a command when it came, and is none any more, started a
+        // conversation anew: only those words can be changed.
+        let config = self.config();
+        let command = parse(&request.text, &config.session).unwrap_or(Command::New);
         let text = match &command {
             Command::Node(Ok(_)) if interrupted => {
                 "⚠️ The gateway restarted while this command was under way. Its outcome is unknown."
@@ -96,7 +124,7 @@ impl Agent {
                 Err(error) => return self.lost(run, &error),
             },
             Command::Node(Err(complaint)) => complaint.clone(),
-            Command::Help => HELP.to_owned(),
+            Command::Help => help(&config.session),
             Command::New => "✨ A new conversation has begun.".to_owned(),
             Command::Nodes => self.nodes_text().await,
             Command::Status => match self.status_text(run).await {
@@ -204,7 +232,7 @@ impl LastOfCommand {
         let stored = db.session(&self.key)?;
         let mut entry = match stored {
             Some(entry) if self.renew => sessions::restarted(entry),
-            stored => beginning::current(&self.config, stored, false),
+            stored => beginning::current(&self.config, &self.key, &self.request, stored, false),
         };
         entry.updated_at = Some(now);
         beginning::place(&mut entry, &self.request);
@@ -223,16 +251,31 @@ impl LastOfCommand {
     }
 }
 
-fn parse(text: &str) -> Option<Command> {
+fn parse(text: &str, session: &Session) -> Option<Command> {
+    if after_trigger(text, session).is_some_and(|rest| rest.is_empty()) {
+        return Some(Command::New);
+    }
     let (name, rest) = name_and_rest(text)?;
     Some(match (name.as_str(), rest) {
         ("help" | "commands", "") => Command::Help,
         ("status", "") => Command::Status,
-        ("new" | "reset", "") => Command::New,
         ("nodes", "") => Command::Nodes,
         ("node", rest) => Command::Node(node_command(rest)),
         _ => return None,
     })
+}
+
+fn help(session: &Session) -> String {
+    let new = triggers(session).collect::<Vec<_>>().join(" or ");
+    format!(
+        "Commands:\n\
+         /status – model, session and queue\n\
+         {new} – start a new conversation; text after it is its first message\n\
+         /stop – stop what is under way\n\
+         /nodes – list the nodes\n\
+         /node <id> <command> [json] – run a command on a node\n\
+         /help – this list"
+    )
 }
 
 /// Splits `/name@bot rest`.
@@ -314,10 +357,12 @@ mod tests {
 
     #[test]
     fn commands_take_what_they_take_and_nothing_else() {
+        let parse = |text| parse(text, &Session::default());
         assert_eq!(parse("/STATUS@bot"), Some(Command::Status));
         assert_eq!(parse("/status now"), None);
         assert_eq!(parse("/tool nodes {}"), None);
         assert_eq!(parse("status"), None);
+        assert_eq!(parse("/Reset@bot"), Some(Command::New));
         let Some(Command::Node(Ok(node))) = parse("/node mac  system.run {\"a\": 1}") else {
             panic!("no node command");
         };
@@ -328,10 +373,34 @@ mod tests {
 
     #[test]
     fn text_after_new_is_the_first_message() {
-        let mut request = RunRequest { text: "/new tell me".into(), ..RunRequest::default() };
-        mark(&mut request);
+        let request = marked("/new tell me", &[]);
         assert!(request.renew && !request.command);
         assert_eq!(request.text, "tell me");
+    }
+
+    #[test]
+    fn other_words_may_start_a_conversation_anew() {
+        let words = ["Fresh start", "/frisch"];
+        for text in ["fresh START", " /frisch@bot "] {
+            assert!(marked(text, &words).command, "{text}");
+        }
+        let asked = marked("/frisch\nWhy?", &words);
+        assert_eq!((asked.renew, asked.text.as_str()), (true, "Why?"));
+        for text in ["/new", "/reset now", "fresh starter", "a fresh start"] {
+            let plain = marked(text, &words);
+            assert!(!plain.command && !plain.renew && plain.text == text, "{text}");
+        }
+        let session =
+            Session { reset_triggers: words.map(Into::into).into(), ..Session::default() };
+        assert!(help(&session).contains("\nFresh start or /frisch – start"));
+    }
+
+    fn marked(text: &str, words: &[&str]) -> RunRequest {
+        let triggers = words.iter().map(|word| (*word).to_owned()).collect();
+        let session = Session { reset_triggers: triggers, ..Session::default() };
+        let mut request = RunRequest { text: text.into(), ..RunRequest::default() };
+        mark(&mut request, &session);
+        request
     }
 
     #[test]

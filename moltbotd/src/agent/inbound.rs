@@ -11,7 +11,10 @@ use super::{
 use crate::{
     channels::{Attachment, Inbound, InboundMessage, PeerKind},
     clock::now_ms,
-    sessions::key,
+    sessions::{
+        self, key,
+        policy::{self, Place},
+    },
     store::StoreError,
 };
 
@@ -48,14 +51,16 @@ impl Agent {
     pub async fn handle(self: &Arc<Self>, inbound: &Inbound) -> Result<(), StoreError> {
         let message = &inbound.message;
         let key = key::of_peer(&self.config(), &message.route, &message.peer);
-        if self.is_muted(&key).await? {
-            tracing::debug!(session = key, "a session's policy keeps a message unanswered");
-            let inbox_id = inbound.inbox_id;
-            return self.parts.store.write(move |db| db.finish_inbox(inbox_id)).await;
-        }
         let request = self.request(inbound, key).await;
         if message.authorized && commands::is_stop(&message.text) {
             return self.stop_by_word(request).await;
+        }
+        // Its owner can still ask it for its state, and begin it anew.
+        if !request.command && self.is_muted(&request).await? {
+            let session = request.session_key;
+            tracing::debug!(session, "a session's policy keeps a message unanswered");
+            let inbox_id = inbound.inbox_id;
+            return self.parts.store.write(move |db| db.finish_inbox(inbox_id)).await;
         }
         let slot = Arc::clone(&self.open).acquire_owned().await;
         let slot = slot.map_err(|_| StoreError::Closed)?;
@@ -67,10 +72,17 @@ impl Agent {
         }
     }
 
-    async fn is_muted(&self, key: &str) -> Result<bool, StoreError> {
-        let key = key.to_owned();
+    async fn is_muted(&self, request: &RunRequest) -> Result<bool, StoreError> {
+        let key = request.session_key.clone();
         let entry = self.parts.store.read(move |db| db.session(&key)).await?;
-        Ok(entry.is_some_and(|entry| entry.send_policy.as_deref() == Some("deny")))
+        // A conversation that starts anew forgets what it was told.
+        let entry = match request.renew {
+            true => entry.map(sessions::restarted),
+            false => entry,
+        };
+        let Source { channel, chat_type, .. } = &request.source;
+        let place = Place { channel: channel.as_deref(), chat_type: chat_type.as_deref() };
+        Ok(policy::is_muted(&self.config(), &request.session_key, entry.as_ref(), place))
     }
 
     async fn stop_by_word(&self, request: RunRequest) -> Result<(), StoreError> {
@@ -106,7 +118,7 @@ impl Agent {
             ..RunRequest::default()
         };
         if message.authorized {
-            commands::mark(&mut request);
+            commands::mark(&mut request, &self.config().session);
         }
         if !request.command {
             request.text = body(message, &request.text);

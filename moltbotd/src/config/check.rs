@@ -7,7 +7,9 @@ use moltbot_protocol::Scope;
 use moltbot_settings::Path;
 use serde_json::Value;
 
-use super::{Bind, Config, OTHER_SECTIONS, gateway::network, issue::Issue, mentions};
+use super::{
+    Bind, Config, OTHER_SECTIONS, Reset, Session, gateway::network, issue::Issue, mentions,
+};
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -162,14 +164,33 @@ fn session(config: &Config, wrong: Wrong<'_>) {
     if let Some(scope) = scope.filter(|scope| !matches!(*scope, "per-sender" | "global")) {
         wrong("session.scope", format!("is {scope:?}, allowed are \"per-sender\", \"global\""));
     }
-    let Some(reset) = &config.session.reset else { return };
-    if !matches!(&*reset.mode, "daily" | "idle") {
-        let why = format!("is {:?}, allowed are \"daily\", \"idle\"", reset.mode);
-        wrong("session.reset.mode", why);
+    if config.session.idle_minutes == Some(0) {
+        wrong("session.idleMinutes", "is 0, allowed is 1 or more".into());
     }
-    if reset.at_hour > 23 {
-        wrong("session.reset.atHour", format!("is {}, allowed is 0 to 23", reset.at_hour));
+    for (path, reset) in resets(&config.session) {
+        if let Some(hour) = reset.at_hour.filter(|hour| *hour > 23) {
+            wrong(&format!("{path}.atHour"), format!("is {hour}, allowed is 0 to 23"));
+        }
+        if reset.idle_minutes == Some(0) {
+            wrong(&format!("{path}.idleMinutes"), "is 0, allowed is 1 or more".into());
+        }
     }
+}
+
+/// Returns every rule of when conversations start anew, with its key.
+fn resets(session: &Session) -> Vec<(String, Reset)> {
+    let by_type = session.reset_by_type.unwrap_or_default();
+    let named = [
+        ("session.reset", session.reset),
+        ("session.resetByType.dm", by_type.dm),
+        ("session.resetByType.group", by_type.group),
+        ("session.resetByType.thread", by_type.thread),
+    ];
+    let named = named.into_iter().filter_map(|(path, reset)| Some((path.to_owned(), reset?)));
+    let channels = session.reset_by_channel.iter();
+    named
+        .chain(channels.map(|(name, reset)| (format!("session.resetByChannel.{name}"), *reset)))
+        .collect()
 }
 
 fn models(config: &Config, wrong: Wrong<'_>) {

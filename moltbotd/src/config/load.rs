@@ -546,10 +546,8 @@ mod tests {
                 bindings: [], broadcast: {}, auth: { profiles: {} }, channels: { telegram: { x: 1 } },
             }"#,
         );
-        let idle = ["messages.queue", "session.resetTriggers", "session.sendPolicy"];
-        let mut odd: Vec<_> = loaded.warnings.iter().map(|issue| issue.path.as_str()).collect();
-        odd.sort_unstable();
-        assert_eq!(odd, idle);
+        let odd: Vec<_> = loaded.warnings.iter().map(|issue| issue.path.as_str()).collect();
+        assert_eq!(odd, ["messages.queue"]);
         assert_eq!(shown(&loaded.issues), [""; 0]);
     }
 
@@ -575,7 +573,7 @@ mod tests {
     #[test]
     fn what_changes_nothing_is_said_once() {
         let loaded = load(
-            "{ session: { resetByType: { group: { mode: 'idle' } }, reset: { mode: 'idle' } },\n\
+            "{ session: { typingMode: 'never', reset: { mode: 'idle' } },\n\
              commands: { native: 'auto' }, bindings: [], ui: { x: 1 },\n\
              messages: { groupChat: { mentionPatterns: ['ok', '('] } } }",
         );
@@ -585,10 +583,45 @@ mod tests {
             [
                 "moltbot.json:3:50: messages.groupChat.mentionPatterns[1]: is not a regular \
                  expression that can be used, and is ignored",
-                "moltbot.json:1:14: session.resetByType: is accepted, but has no effect in this \
+                "moltbot.json:1:14: session.typingMode: is accepted, but has no effect in this \
                  version",
             ]
         );
+    }
+
+    #[test]
+    fn rules_of_conversations_are_checked() {
+        let resets = load(
+            "{ session: { resetByType: { group: { mode: 'idle' }, thread: { atHour: 24 } },\n\
+             resetByChannel: { telegram: { idleMinutes: 0 } }, idleMinutes: 0 } }",
+        );
+        assert_eq!(
+            shown(&resets.issues),
+            [
+                "moltbot.json:2:51: session.idleMinutes: is 0, allowed is 1 or more",
+                "moltbot.json:1:64: session.resetByType.thread.atHour: is 24, allowed is 0 to 23",
+                "moltbot.json:2:31: session.resetByChannel.telegram.idleMinutes: is 0, allowed is 1 \
+                 or more",
+            ]
+        );
+        let said = |section: &str| {
+            let loaded = load(&format!("{{ session: {section} }}"));
+            assert!(!loaded.is_valid());
+            shown(&loaded.issues).join("\n")
+        };
+        let mode = said("{ resetByType: { group: { mode: 'weekly' } } }");
+        assert!(
+            mode.ends_with("group.mode: is \"weekly\", expected \"daily\" or \"idle\""),
+            "{mode}"
+        );
+        let default = said("{ sendPolicy: { default: 'maybe' } }");
+        assert!(default.ends_with("is \"maybe\", expected \"allow\" or \"deny\""), "{default}");
+        let action = said("{ sendPolicy: { rules: [{ match: {} }] } }");
+        assert!(action.ends_with("sendPolicy.rules[0]: missing field \"action\""), "{action}");
+        let kind =
+            said("{ sendPolicy: { rules: [{ action: 'deny', match: { chatType: 'x' } }] } }");
+        let ending = "is \"x\", allowed are \"direct\", \"dm\", \"group\", \"channel\"";
+        assert!(kind.ends_with(ending), "{kind}");
     }
 
     #[test]

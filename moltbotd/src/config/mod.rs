@@ -49,7 +49,10 @@ pub use self::{
     redact::PLACEHOLDER,
     schema::{ChannelSchema, hints, schema},
     secrets::{AuthSecrets, GivenToken, SecretsError, Source as SecretSource, is_exposed},
-    session::{DmScope, ResetMode, Session},
+    session::{
+        ChatType, DmScope, Reset, ResetByType, ResetMode, SendAction, SendMatch, SendPolicy,
+        SendRule, Session,
+    },
     snapshot::shown,
     write::{WriteError, Written},
 };

@@ -14,7 +14,10 @@ use crate::{
     clock::now_ms,
     gateway::Gateway,
     rpc::{Error, Result, Router, Twice},
-    sessions::{self, message},
+    sessions::{
+        self, message,
+        policy::{self, Place},
+    },
     store::RunState,
 };
 
@@ -53,7 +56,7 @@ async fn send(cx: Context, params: ChatSend) -> Result<Twice<ChatSent>> {
         by_owner: is_owner(&cx),
         ..RunRequest::default()
     };
-    request.allow_commands();
+    request.allow_commands(&cx.gateway.config.get().session);
     match cx.gateway.agent.start(request).await.map_err(refused)? {
         Started::New(accepted) => Ok(follow(&cx, run_id, accepted)),
         Started::InFlight { .. } => Ok(answered(run(run_id, "in_flight"))),
@@ -90,8 +93,10 @@ async fn inject(cx: Context, params: ChatInject) -> Result<ChatInjected> {
 /// Refuses a call that addresses a conversation which is not to be answered.
 pub(super) async fn refuse_if_muted(cx: &Context, session_key: &str) -> Result<()> {
     let sessions = &cx.gateway.sessions;
-    let entry = sessions.entry(&sessions.canonical(session_key)).await?;
-    if entry.is_some_and(|entry| entry.send_policy.as_deref() == Some("deny")) {
+    let key = sessions.canonical(session_key);
+    let entry = sessions.entry(&key).await?;
+    let config = cx.gateway.config.get();
+    if policy::is_muted(&config, &key, entry.as_ref(), Place::default()) {
         return Err(Error::invalid("send blocked by session policy"));
     }
     Ok(())

@@ -3,7 +3,7 @@
 use moltbot_protocol::methods::send::{Send, SendResult};
 use serde_json::json;
 
-use super::Context;
+use super::{Context, chat};
 use crate::{
     channels::{Channels, OutboundMessage, Peer, Route, SendError},
     gateway::Gateway,
@@ -21,6 +21,9 @@ pub(super) fn register(router: &mut Router<Gateway>) {
 async fn send(cx: Context, params: Send) -> Result<SendResult> {
     let key = format!("send:{}", params.idempotency_key);
     let (message, peer) = addressed(&cx.gateway.channels, &params)?;
+    if let Some(session_key) = named(&params) {
+        chat::refuse_if_muted(&cx, session_key).await?;
+    }
     // A call that is under way is joined: the key in the outbox is the same.
     let first = match cx.gateway.dedupe.claim(&key) {
         Claim::Done(answer) => return answered(answer),
@@ -52,13 +55,19 @@ async fn send(cx: Context, params: Send) -> Result<SendResult> {
 
 /// Copies a message into the transcript of its conversation.
 async fn mirror(cx: &Context, params: &Send, message: &OutboundMessage, peer: &Peer) {
-    let named = params.session_key.clone().filter(|key| !key.trim().is_empty());
-    let session =
-        named.unwrap_or_else(|| key::of_peer(&cx.gateway.config.get(), &message.route, peer));
+    let session = named(params).map_or_else(
+        || key::of_peer(&cx.gateway.config.get(), &message.route, peer),
+        str::to_owned,
+    );
     // The message is out; a transcript without it is the lesser harm.
     if let Err(error) = cx.gateway.sessions.mirror(&session, &message.text).await {
         tracing::warn!(%error, "a sent message is missing in its transcript");
     }
+}
+
+/// Returns the conversation that the caller says the message is from.
+fn named(params: &Send) -> Option<&str> {
+    params.session_key.as_deref().filter(|key| !key.trim().is_empty())
 }
 
 fn answered(

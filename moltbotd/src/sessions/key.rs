@@ -2,7 +2,7 @@
 
 use crate::{
     channels::{Peer, PeerKind, Route},
-    config::{Config, DmScope},
+    config::{ChatType, Config, DmScope},
 };
 
 /// Last part of the key of an agent's main conversation.
@@ -94,6 +94,39 @@ pub fn of_group(agent: &str, channel: &str, id: &str) -> String {
     format!("agent:{agent}:{channel}:group:{id}").to_lowercase()
 }
 
+/// Returns a key without the agent before it.
+#[must_use]
+pub fn without_agent(key: &str) -> &str {
+    agent_of(key).map_or(key, |agent| &key["agent::".len() + agent.len()..])
+}
+
+/// Returns whether a key is that of a thread or topic.
+#[must_use]
+pub fn is_thread(key: &str) -> bool {
+    [":thread:", ":topic:"].iter().any(|mark| key.contains(mark))
+}
+
+/// Returns whether a key is that of a conversation with several people.
+#[must_use]
+pub fn is_group(key: &str) -> bool {
+    chat_type(key).is_some()
+}
+
+/// Returns what kind of conversation with several people a key names.
+#[must_use]
+pub fn chat_type(key: &str) -> Option<ChatType> {
+    let kinds = [(":group:", ChatType::Group), (":channel:", ChatType::Channel)];
+    kinds.into_iter().find(|(mark, _)| key.contains(mark)).map(|(_, kind)| kind)
+}
+
+/// Returns the channel that the key of a conversation with several people names.
+#[must_use]
+pub fn group_channel(key: &str) -> Option<&str> {
+    let mut parts = without_agent(key).split(':');
+    let channel = parts.next().filter(|channel| !channel.is_empty())?;
+    matches!(parts.next()?, "group" | "channel").then_some(channel)
+}
+
 /// Returns what kind of conversation a key and its chat type tell of.
 #[must_use]
 pub fn kind(key: &str, chat_type: Option<&str>) -> &'static str {
@@ -101,7 +134,7 @@ pub fn kind(key: &str, chat_type: Option<&str>) -> &'static str {
         "global" => "global",
         "unknown" => "unknown",
         _ if matches!(chat_type, Some("group" | "channel")) => "group",
-        _ if key.contains(":group:") || key.contains(":channel:") => "group",
+        _ if is_group(key) => "group",
         _ => "direct",
     }
 }

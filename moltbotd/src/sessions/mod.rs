@@ -10,6 +10,7 @@ mod list;
 pub mod message;
 pub mod model;
 mod patch;
+pub mod policy;
 mod preview;
 pub mod system_events;
 #[cfg(test)]

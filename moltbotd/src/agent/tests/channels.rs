@@ -1,5 +1,7 @@
 //! Messages of channels.
 
+use moltbot_protocol::methods::sessions::SessionEntry;
+
 use super::*;
 use crate::{
     channels::{Inbound, InboundMessage, Peer, PeerKind, Sender},
@@ -173,6 +175,77 @@ async fn a_muted_conversation_is_left_alone() {
     world.handled(&inbound).await;
     assert!(world.queued().await.is_empty());
     assert!(world.store.read(|db| db.open_inbox()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_mutes_groups_for_all_but_commands() {
+    let world = World::new(Script::of([vec![Step::Say("yes")]]));
+    let policy = json!({ "rules": [{ "action": "deny", "match": { "chatType": "group" } }] });
+    world.configure(|config| {
+        config.session.send_policy = Some(serde_json::from_value(policy).unwrap());
+    });
+    let group = |text: &str| InboundMessage {
+        peer: Peer { kind: PeerKind::Group, id: "-100".into(), title: None },
+        ..message(text)
+    };
+    let mut direct = message("hi");
+    direct.route.to = "8".into();
+    let all = [group("hi"), group("/new hi"), group("/help"), direct];
+    for (update, message) in (1..).zip(all) {
+        let inbound = world.receive(update, message).await;
+        world.handled(&inbound).await;
+    }
+    let keys: Vec<_> = world.queued().await.into_iter().map(|(key, _)| key).collect();
+    assert_eq!(keys, ["reply:3", "reply:4"]);
+    assert!(world.store.read(|db| db.open_inbox()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_muted_conversation_that_starts_anew_is_not_muted_any_more() {
+    let world = World::new(Script::of([vec![Step::Say("yes")]]));
+    let mute = |db: &crate::store::Db<'_>| {
+        let mut entry = crate::sessions::new_entry();
+        entry.send_policy = Some("deny".into());
+        db.put_session("agent:main:main", "main", &entry)
+    };
+    world.store.write(mute).await.unwrap();
+    let inbound = world.receive(1, message("/new hi")).await;
+    world.handled(&inbound).await;
+    assert_eq!(world.queued().await, [reply(1, "yes")]);
+}
+
+#[tokio::test]
+async fn groups_start_anew_by_their_own_rule() {
+    let world = World::new(Script::of([vec![Step::Say("a")], vec![Step::Say("b")]]));
+    let rules = json!({
+        "reset": { "mode": "idle", "idleMinutes": 1000 },
+        "resetByType": { "group": { "idleMinutes": 30 } },
+    });
+    world.configure(|config| config.session = serde_json::from_value(rules).unwrap());
+    let keys = ["agent:main:main", "agent:main:telegram:group:-100"];
+    let fill = move |db: &crate::store::Db<'_>| {
+        let old = || SessionEntry {
+            session_id: "old".into(),
+            updated_at: Some(crate::clock::now_ms() - 60 * 60 * 1000),
+            ..SessionEntry::default()
+        };
+        keys.iter().try_for_each(|key| db.put_session(key, "main", &old()))
+    };
+    world.store.write(fill).await.unwrap();
+    let group = InboundMessage {
+        peer: Peer { kind: PeerKind::Group, id: "-100".into(), title: None },
+        ..message("hi")
+    };
+    for (update, message) in [(1, message("hi")), (2, group)] {
+        let inbound = world.receive(update, message).await;
+        world.handled(&inbound).await;
+    }
+    let mut kept = Vec::new();
+    for key in keys {
+        let entry = world.store.read(move |db| db.session(key)).await.unwrap().unwrap();
+        kept.push(entry.session_id == "old");
+    }
+    assert_eq!(kept, [true, false]);
 }
 
 #[tokio::test]

@@ -373,7 +373,7 @@ fn chat(id: &str, text: &str) -> RunRequest {
         source: Source::webchat(),
         ..RunRequest::default()
     };
-    request.allow_commands();
+    request.allow_commands(&config::Session::default());
     request
 }
 
