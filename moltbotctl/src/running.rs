@@ -33,23 +33,16 @@ pub struct Running {
 }
 
 impl Running {
-    /// Returns the gateway that runs on these paths, if its process lives.
+    /// Returns the gateway that runs on these paths.
     #[must_use]
     pub fn find(paths: &Paths) -> Option<Self> {
-        let text = fs::read_to_string(paths.state_dir.join("lock")).ok()?;
-        let running: Self = serde_json::from_str(&text).ok()?;
-        lives(running.pid).then_some(running)
+        serde_json::from_value(note(&paths.state_dir.join("lock"))?).ok()
     }
 
-    /// Returns the process that holds the profile's lock. The kernel's list of
-    /// locks confirms what the file says where there is one, so that a number
-    /// that is somebody else's by now is not taken for the gateway.
+    /// Returns the process that holds the profile's lock.
     #[must_use]
     pub fn holder(paths: &Paths) -> Option<u32> {
-        let pid = Self::find(paths)?.pid;
-        let Ok(locks) = fs::read_to_string("/proc/locks") else { return Some(pid) };
-        let inode = fs::metadata(paths.state_dir.join("lock")).ok()?.ino();
-        holds(&locks, inode, pid).then_some(pid)
+        Self::find(paths).map(|running| running.pid)
     }
 
     /// Returns the port it listens on.
@@ -59,12 +52,19 @@ impl Running {
     }
 }
 
-/// Returns what a lock's file says, if the process it names lives.
+/// Returns what a lock's file says, if the process it names lives and holds it.
+/// The kernel's list of locks confirms that where there is one, so that a number
+/// that is somebody else's by now is not taken for a gateway.
 #[must_use]
 pub fn note(file: &Path) -> Option<Value> {
     let note: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
     let pid = note.get("pid")?.as_u64().and_then(|pid| u32::try_from(pid).ok())?;
-    lives(pid).then_some(note)
+    (lives(pid) && is_held(file, pid)).then_some(note)
+}
+
+fn is_held(file: &Path, pid: u32) -> bool {
+    let Ok(locks) = fs::read_to_string("/proc/locks") else { return true };
+    fs::metadata(file).is_ok_and(|found| holds(&locks, found.ino(), pid))
 }
 
 /// Returns the notes of all gateways in the places where the daemon puts its
@@ -108,6 +108,10 @@ fn lives(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
+    use nix::fcntl::{Flock, FlockArg};
+
     use super::*;
 
     fn paths(folder: &Path) -> Paths {
@@ -120,6 +124,11 @@ mod tests {
         }
     }
 
+    fn write_and_lock(file: &Path, pid: u32) -> Flock<File> {
+        fs::write(file, note(pid)).unwrap();
+        Flock::lock(File::open(file).unwrap(), FlockArg::LockExclusiveNonblock).unwrap()
+    }
+
     fn note(pid: u32) -> String {
         format!(
             r#"{{"pid":{pid},"startedAtMs":1,"profile":"default","version":"1","stateDir":"/","address":"[::1]:7"}}"#
@@ -129,7 +138,7 @@ mod tests {
     #[test]
     fn a_living_process_is_found_with_its_port() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("lock"), note(std::process::id())).unwrap();
+        let _held = write_and_lock(&folder.path().join("lock"), std::process::id());
         assert_eq!(Running::find(&paths(folder.path())).unwrap().port(), Some(7));
     }
 
@@ -144,6 +153,8 @@ mod tests {
         fs::write(folder.path().join("lock"), note(std::process::id())).unwrap();
         // This process lives and has not locked it.
         assert_eq!(Running::holder(&paths(folder.path())), None);
+        assert_eq!(Running::find(&paths(folder.path())), None);
+        assert_eq!(super::note(&folder.path().join("lock")), None);
     }
 
     #[test]

@@ -243,6 +243,8 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     shared.tasks.spawn(advertiser.run(shared.closing.clone()));
     shared.tasks.spawn(tailnet(&shared));
     supervisor::ready(&format!("listening on {address}"));
+    let paths = start.paths.clone();
+    shared.tasks.spawn_blocking(move || lock::remove_stale(&paths));
     tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);
     let agent = Arc::clone(&shared.gateway.agent);

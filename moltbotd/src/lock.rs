@@ -18,15 +18,18 @@
 use std::{
     fs::{self, File},
     io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process,
     sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    libc,
     unistd::Uid,
 };
 use serde::{Deserialize, Serialize};
@@ -41,6 +44,11 @@ use crate::{
 const LONGEST_NOTE_BYTES: u64 = 4096;
 /// How often a lock that vanished between opening and locking is taken anew.
 const ATTEMPTS: usize = 16;
+/// How often, and how soon again, a lock is tried whose file names nobody that
+/// holds it: a gateway that removes what others left behind holds theirs for a
+/// moment.
+const PATIENCE: usize = 5;
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The locks of a running gateway; dropping them lets another one start.
 #[derive(Debug)]
@@ -140,8 +148,65 @@ pub fn listener(port: u16) -> Option<Note> {
     notes
         .map(|entry| entry.path())
         .filter(|path| is_named(path, "moltbotd"))
-        .filter_map(|path| read(&mut File::open(path).ok()?))
+        .filter_map(|path| living(&path))
         .find(|note| note.listens_on(port) && note.pid != process::id())
+}
+
+/// Returns the process that holds the lock of a file; `None` where nobody does
+/// or the kernel has no list of locks to look at.
+#[must_use]
+pub fn holder(path: &Path) -> Option<u32> {
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, fs::metadata(path).ok()?.ino())
+}
+
+/// Removes what this user's gateways of other profiles left behind that were
+/// killed. A file that somebody holds stays, and so does everything else that
+/// the folder holds.
+pub fn remove_stale(paths: &Paths) {
+    let Ok(own) = pidfile(paths.profile.as_deref()) else { return };
+    let removed = own.parent().map_or(0, remove_stale_in);
+    if removed > 0 {
+        tracing::info!(removed, "notes of killed gateways removed");
+    }
+}
+
+fn remove_stale_in(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_pidfile = |path: &PathBuf| {
+        is_named(path, "moltbotd") && path.extension().is_some_and(|end| end == "pid")
+    };
+    entries.map(|entry| entry.path()).filter(is_pidfile).filter(|path| remove_free(path)).count()
+}
+
+/// Removes a file of ours unless somebody holds its lock; returns whether it
+/// did.
+fn remove_free(path: &Path) -> bool {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let Ok(file) = File::options().read(true).custom_flags(flags).open(path) else { return false };
+    let ours = |found: fs::Metadata| found.is_file() && found.uid() == Uid::effective().as_raw();
+    if !file.metadata().is_ok_and(ours) {
+        return false;
+    }
+    // Whoever opened it meanwhile sees that it is gone, and opens it again.
+    let Ok(held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return false };
+    is_at(&held, path) && fs::remove_file(path).is_ok()
+}
+
+/// Lines are such as `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`. The
+/// device is not compared: some file systems show another one here.
+fn holder_in(locks: &str, inode: u64) -> Option<u32> {
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [_, "FLOCK", .., holder, file, _, _] = words[..] else { return None };
+        let at: u64 = file.rsplit(':').next()?.parse().ok()?;
+        (at == inode).then(|| holder.parse().ok()).flatten()
+    })
+}
+
+/// Returns what a lock's file says if the process it names holds it.
+fn living(path: &Path) -> Option<Note> {
+    let note = read(&mut File::open(path).ok()?)?;
+    (holder(path) == Some(note.pid)).then_some(note)
 }
 
 fn is_named(path: &Path, start: &str) -> bool {
@@ -158,7 +223,7 @@ impl Note {
 
     fn listens_on(&self, port: u16) -> bool {
         let own = self.address.as_ref().and_then(|address| address.rsplit(':').next());
-        own == Some(&*port.to_string()) && Path::new("/proc").join(self.pid.to_string()).exists()
+        own == Some(&*port.to_string())
     }
 }
 
@@ -191,7 +256,7 @@ struct Held {
 
 impl Held {
     fn take(path: &Path, note: &Note) -> Result<Self, LockError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let (file, _) = private::file(path)?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) if is_at(&file, path) => {
@@ -200,6 +265,9 @@ impl Held {
                     return Ok(held);
                 }
                 Ok(_) => {}
+                Err((_, Errno::EWOULDBLOCK)) if attempt < PATIENCE && living(path).is_none() => {
+                    thread::sleep(PAUSE);
+                }
                 Err((mut file, Errno::EWOULDBLOCK)) => {
                     return Err(LockError::Held {
                         path: path.into(),
@@ -353,6 +421,45 @@ mod tests {
     }
 
     #[test]
+    fn only_what_nobody_holds_is_removed_of_what_the_killed_left_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["moltbotd-a.pid", "moltbotd.pid", "moltbotd.sock", "other.pid"] {
+            fs::write(at(name), "{\"pid\":1}").unwrap();
+        }
+        fs::create_dir(at("moltbotd-folder.pid")).unwrap();
+        std::os::unix::fs::symlink(at("other.pid"), at("moltbotd-link.pid")).unwrap();
+        let held = Held::take(&at("moltbotd-b.pid"), &note()).unwrap();
+        assert_eq!(remove_stale_in(dir.path()), 2);
+        let left = ["moltbotd-b.pid", "moltbotd.sock", "other.pid", "moltbotd-folder.pid"];
+        assert!(left.iter().all(|name| at(name).exists()));
+        assert!(at("moltbotd-link.pid").is_symlink());
+        drop(held);
+    }
+
+    #[test]
+    fn a_starter_waits_for_the_one_who_removes_its_stale_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("moltbotd.pid");
+        for _ in 0..200 {
+            fs::write(&path, "{\"pid\":1}").unwrap();
+            thread::scope(|scope| {
+                scope.spawn(|| remove_free(&path));
+                drop(Held::take(&path, &note()).unwrap());
+            });
+        }
+    }
+
+    #[test]
+    fn the_kernel_says_who_holds_a_lock() {
+        let locks = "1: POSIX  ADVISORY  WRITE 7 00:2f:131 0 EOF\n\
+                     2: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 9 fd:01:132 0 EOF\n";
+        assert_eq!(holder_in(locks, 131), Some(4242));
+        assert_eq!(holder_in(locks, 133), None);
+    }
+
+    #[test]
     fn what_an_unlocked_file_says_does_not_matter() {
         let dir = tempfile::tempdir().unwrap();
         for (name, content) in
@@ -382,7 +489,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         for _ in 0..50 {
-            let holders = std::thread::scope(|scope| {
+            let holders = thread::scope(|scope| {
                 let starters: Vec<_> =
                     (0..4).map(|_| scope.spawn(|| Held::take(&path, &note()).ok())).collect();
                 let held: Vec<_> =

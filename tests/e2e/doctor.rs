@@ -262,3 +262,45 @@ fn limit_files(daemon: &Daemon, bytes: &str) {
         .unwrap();
     assert!(status.success());
 }
+
+#[tokio::test]
+async fn a_stranger_with_the_process_id_of_a_killed_gateway_is_no_gateway() {
+    let mut daemon = Daemon::start().await;
+    let ctl = Ctl::beside(&daemon);
+    let lock = daemon.state_dir().join("lock");
+    let (note, killed) = (fs::read_to_string(&lock).unwrap(), daemon.pid());
+    daemon.kill().await;
+    // This process lives, and is none either.
+    let stranger = std::process::id();
+    let reused = note.replace(&killed.to_string(), &stranger.to_string());
+    assert_ne!(note, reused);
+    fs::write(&lock, reused).unwrap();
+    let (_, report) = doctor(&ctl, &[]).await;
+    let findings = report["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|it| it["what"] == "it does not run"), "{report:#}");
+    let chosen = ctl.json(&["where"]).await;
+    assert!(!chosen.to_string().contains(&format!("pid {stranger}")), "{chosen:#}");
+    let output = ctl.run(&["gateway", "status", "--deep", "--json"]).await;
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status["process"], Value::Null, "{status:#}");
+}
+
+#[tokio::test]
+async fn a_gateway_removes_the_notes_of_killed_ones_and_no_others() {
+    let living = Daemon::start().await;
+    let mut killed = Daemon::start().await;
+    let note = |daemon: &Daemon| {
+        let profile = &daemon.variables().into_iter().find(|it| it.0 == "MOLTBOT_PROFILE").unwrap();
+        moltbotd::lock::pidfile(Some(&profile.1)).unwrap()
+    };
+    killed.kill().await;
+    let (kept, stale) = (note(&living), note(&killed));
+    let _next = Daemon::start().await;
+    let removed = async {
+        while stale.exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, removed).await.expect("the note is removed");
+    assert!(kept.exists());
+}

@@ -61,10 +61,15 @@ const ALL: [Found; 13] = [
 impl Found {
     fn put(self, path: &Path) {
         let note = |pid: u32| json!({ "pid": pid, "startedAtMs": 1, "profile": "p", "version": "0", "stateDir": "/s" });
-        let write = |text: &[u8], mode: u32| {
-            fs::write(path, text).unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        // In place at once: a gateway that starts meanwhile may remove it.
+        let write_as = |text: &[u8], mode: u32, user: Option<u32>| {
+            let new = path.with_extension("new");
+            fs::write(&new, text).unwrap();
+            fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+            std::os::unix::fs::chown(&new, user, None).unwrap();
+            fs::rename(new, path).unwrap();
         };
+        let write = |text: &[u8], mode: u32| write_as(text, mode, None);
         match self {
             Self::Nothing | Self::Stopped => {}
             Self::Empty => write(b"", 0o600),
@@ -78,8 +83,7 @@ impl Found {
             Self::Folder => fs::create_dir(path).unwrap(),
             Self::Pipe => mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
             Self::Foreign if Uid::effective().is_root() => {
-                write(b"{}", 0o600);
-                std::os::unix::fs::chown(path, Some(4242), None).unwrap();
+                write_as(b"{}", 0o600, Some(4242));
             }
             Self::Foreign => fs::create_dir(path).unwrap(),
         }

@@ -152,7 +152,7 @@ impl Profile {
     }
 
     fn report(&self) -> Value {
-        let running = Running::find(&self.paths).filter(|_| Running::holder(&self.paths).is_some());
+        let running = Running::find(&self.paths);
         let token = fs::read_to_string(self.paths.generated_token()).ok();
         json!({
             "profile": self.paths.profile_name(),

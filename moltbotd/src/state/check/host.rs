@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt as _,
     path::Path,
     time::{Duration, SystemTime},
 };
@@ -11,7 +10,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use serde::Deserialize;
 
 use super::{Findings, Severity, files::shown};
-use crate::paths::Paths;
+use crate::{lock, paths::Paths};
 
 /// Below this the database soon cannot grow.
 const LOW_BYTES: u64 = 512 << 20;
@@ -40,9 +39,7 @@ struct Note {
 /// the kernel's list of locks does.
 pub(super) fn holder(paths: &Paths, findings: &mut Findings) -> Option<Holder> {
     let file = paths.state_dir.join("lock");
-    let inode = fs::metadata(&file).ok()?.ino();
-    let locks = fs::read_to_string("/proc/locks").ok()?;
-    let pid = lock_holder(&locks, inode)?;
+    let pid = lock::holder(&file)?;
     if process_state(pid).is_some_and(|state| state == 'T') {
         let what = format!("process {pid} holds it and is stopped, so nobody is served");
         let command = Some(format!("kill -CONT {pid}"));
@@ -58,16 +55,6 @@ pub(super) fn holder(paths: &Paths, findings: &mut Findings) -> Option<Holder> {
     };
     let port = note.address.and_then(|address| address.rsplit(':').next()?.parse().ok());
     Some(Holder { pid, port })
-}
-
-/// Lines are such as `1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF`.
-fn lock_holder(locks: &str, inode: u64) -> Option<u32> {
-    locks.lines().find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [_, "FLOCK", .., holder, file, _, _] = words[..] else { return None };
-        let at: u64 = file.rsplit(':').next()?.parse().ok()?;
-        (at == inode).then(|| holder.parse().ok()).flatten()
-    })
 }
 
 fn process_state(pid: u32) -> Option<char> {
@@ -183,10 +170,6 @@ mod tests {
 
     #[test]
     fn the_kernels_tables_are_read() {
-        let locks = "1: FLOCK  ADVISORY  WRITE 4242 fd:01:131 0 EOF\n\
-                     2: POSIX  ADVISORY  WRITE 7 fd:01:132 0 EOF\n";
-        assert_eq!(lock_holder(locks, 131), Some(4242));
-        assert_eq!(lock_holder(locks, 132), None);
         let table = "  sl  local_address rem_address   st tx rx tr tm retrnsmt   uid  timeout inode\n\
              0: 0100007F:4965 00000000:0000 0A 0:0 00:0 0 1000 0 99 1 0 100 0 0 10 0\n\
              1: 0100007F:4966 00000000:0000 01 0:0 00:0 0 1000 0 98 1 0 100 0 0 10 0\n";
