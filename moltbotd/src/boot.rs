@@ -110,7 +110,7 @@ pub enum Failure {
     #[error("{0}")]
     Config(String),
     /// Anything else.
-    #[error("{0:#}")]
+    #[error("{}", with_causes(.0))]
     Other(#[from] anyhow::Error),
 }
 
@@ -128,6 +128,20 @@ impl Failure {
             Self::Other(_) => 1,
         }
     }
+}
+
+/// Returns what went wrong and why. Most errors of ours say the reason
+/// themselves; it is not told twice.
+fn with_causes(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 impl From<private::Error> for Failure {

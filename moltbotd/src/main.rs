@@ -33,6 +33,7 @@ use moltbotd::{
     supervisor::{self, Supervisor},
 };
 use nix::sys::stat::{Mode, umask};
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tracing::{error, info, warn};
 
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     umask(Mode::from_bits_truncate(0o077));
     match &cli.command {
         Some(Command::State(arguments)) => {
+            let refused = if arguments.json { refused_in_json } else { refused };
             return state::run(arguments, &cli.paths()).map_or_else(refused, ExitCode::from);
         }
         Some(Command::Check) => {
@@ -83,6 +85,13 @@ fn main() -> ExitCode {
 /// Tells on standard error why nothing was done: there are no logs yet.
 fn refused(failure: Failure) -> ExitCode {
     let _ = writeln!(io::stderr(), "moltbotd: {failure}");
+    failure.exit_code().into()
+}
+
+/// Tells the same in the form in which `moltbotctl --json` tells errors.
+fn refused_in_json(failure: Failure) -> ExitCode {
+    let error = json!({ "message": failure.to_string(), "code": null, "advice": null });
+    let _ = writeln!(io::stderr(), "{}", json!({ "ok": false, "error": error }));
     failure.exit_code().into()
 }
 

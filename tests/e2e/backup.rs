@@ -149,6 +149,28 @@ async fn a_backup_of_a_later_version_is_refused() {
 }
 
 #[tokio::test]
+async fn what_went_wrong_is_told_once_and_in_json_to_programs() {
+    let (daemon, ctl, file) = with_backup().await;
+    let output = ctl.run(&["backup", "verify", "/nowhere.tar.gz"]).await;
+    assert_eq!(error(&output).matches("No such file").count(), 1, "{}", error(&output));
+    assert_eq!(output.status.code(), Some(1));
+    let file = file.to_str().unwrap();
+    let none = daemon.home().to_str().unwrap();
+    for (arguments, code, word) in [
+        (["backup", "verify", "/nowhere.tar.gz"].as_slice(), 1, "/nowhere.tar.gz"),
+        (&["backup", "restore", file], 75, "another gateway is running"),
+        (&["import", none], 75, "another gateway is running"),
+    ] {
+        let output = ctl.run(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let told: Value = serde_json::from_slice(&output.stderr)
+            .unwrap_or_else(|_| panic!("{arguments:?}: {}", error(&output)));
+        assert_eq!(told["ok"], false);
+        assert!(told["error"]["message"].as_str().unwrap().contains(word), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn a_restore_that_is_killed_leaves_the_old_state_or_the_new() {
     let (mut daemon, ctl, file) = with_backup().await;
     say(&ctl, "after the backup").await;

@@ -44,8 +44,15 @@ pub fn ask(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<(Option<i32
     }
     let output = command.output().with_context(|| format!("cannot start {PROGRAM}"))?;
     let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Ok((output.status.code(), value, complaint))
+    Ok((output.status.code(), value, complaint(&output.stderr)))
+}
+
+/// Returns what the program says went wrong: in JSON, or as a version before
+/// that said it.
+fn complaint(stderr: &[u8]) -> String {
+    let error: Value = serde_json::from_slice(stderr).unwrap_or(Value::Null);
+    let text = error["error"]["message"].as_str().map(str::to_owned);
+    text.unwrap_or_else(|| String::from_utf8_lossy(stderr).trim().to_owned())
 }
 
 /// Runs `moltbotd plan` for the chosen profile, or for another `file`.
