@@ -245,6 +245,8 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     let interrupted = shared.gateway.agent.recall().await.inspect_err(|error| {
         tracing::error!(%error, "interrupted runs not taken up");
     });
+    // Before anybody is served: whoever was finds it in the log.
+    tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let probes = net::serve(listeners, &shared);
     let mut background = background(&shared);
     let advertiser = Advertiser {
@@ -259,7 +261,6 @@ pub async fn run(mut start: Start) -> Result<Ended, Failure> {
     supervisor::ready(&format!("listening on {address}"));
     let paths = start.paths.clone();
     shared.tasks.spawn_blocking(move || lock::remove_stale(&paths));
-    tracing::info!(address, pid = std::process::id(), profile = start.paths.profile, "ready");
     let channels = Arc::clone(&shared.gateway.channels);
     let agent = Arc::clone(&shared.gateway.agent);
     let restart = Arc::clone(&shared.gateway.restart);

@@ -98,7 +98,7 @@ impl Gateway {
 
     /// Takes note of a client that left.
     pub fn disconnected(&self, caller: &Caller) {
-        self.presence.disconnected(caller);
         self.nodes.disconnected(&caller.conn_id);
+        self.presence.disconnected(caller);
     }
 }

@@ -60,6 +60,11 @@ impl Follower {
         }
         let reading = Arc::clone(&self.live);
         let read = task::spawn_blocking(move || reading.reload(trigger)).await;
+        // First of all: what is logged from here on is logged as the file says.
+        let logging = self.live.get().logging.clone();
+        self.logs.set_level(logging.level.filter());
+        let secrets = self.live.loaded().secrets();
+        self.logs.set_rules(logging.keep(), logging.redactions(&secrets));
         let degraded = self.live.degraded();
         let asked = trigger == Trigger::Asked;
         match read {
@@ -69,10 +74,6 @@ impl Follower {
             Ok(Err(issue)) => error!(issue, "configuration kept, the file is invalid"),
             Err(error) => error!(%error, "configuration kept, reading it failed"),
         }
-        let logging = self.live.get().logging.clone();
-        self.logs.set_level(logging.level.filter());
-        let secrets = self.live.loaded().secrets();
-        self.logs.set_rules(logging.keep(), logging.redactions(&secrets));
         if asked {
             self.asked.notify_one();
             supervisor::ready(degraded.as_deref().unwrap_or("configuration reloaded"));
