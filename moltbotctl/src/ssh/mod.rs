@@ -40,7 +40,7 @@ pub struct Login {
 /// ssh gives up connecting a little before the caller does, because its own
 /// words say more than ours.
 pub(crate) fn command(login: &Login, patience: Duration) -> Command {
-    let connect = patience.as_secs().saturating_sub(1).max(SHORTEST_CONNECT_S);
+    let connect = (patience * 3 / 4).as_secs().max(SHORTEST_CONNECT_S);
     let mut command = bare(login);
     // No terminal, no X11, no agent, no command: the far side gets a stream.
     command.args(["-T", "-x", "-a"]);
