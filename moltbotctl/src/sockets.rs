@@ -147,7 +147,8 @@ mod tests {
     #[test]
     fn the_user_at_the_other_end_is_known_once_a_program_has_it() {
         for at in ["127.0.0.1:0", "[::]:0"] {
-            let listener = std::net::TcpListener::bind(at).unwrap();
+            // A kernel may be without IPv6.
+            let Ok(listener) = std::net::TcpListener::bind(at) else { continue };
             let port = listener.local_addr().unwrap().port();
             let near = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
             let (local, peer) = (near.local_addr().unwrap(), near.peer_addr().unwrap());

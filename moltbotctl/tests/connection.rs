@@ -172,7 +172,7 @@ async fn the_second_answer_is_waited_for_when_asked() {
     })
     .await;
     let client = connect(&target).await;
-    let result = client.call_final("agent", json!({}), Duration::from_secs(5)).await.unwrap();
+    let result = client.call_final("agent", json!({}), Duration::from_secs(60)).await.unwrap();
     assert_eq!(result["status"], "ok");
 }
 

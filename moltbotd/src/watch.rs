@@ -199,7 +199,7 @@ mod tests {
     const QUIET: Duration = Duration::from_millis(20);
 
     async fn noticed(watch: &mut Watch) {
-        time::timeout(Duration::from_secs(30), watch.changed(QUIET)).await.expect("a change");
+        time::timeout(Duration::from_secs(60), watch.changed(QUIET)).await.expect("a change");
     }
 
     #[tokio::test]

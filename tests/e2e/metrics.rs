@@ -74,7 +74,7 @@ async fn what_happened_is_counted() {
     Client::connect(&daemon.url(), Connect::operator().token("wrong")).await.unwrap_err();
     let run = json!({ "message": "hello", "idempotencyKey": "metrics-1", "sessionKey": "main" });
     client.call("agent", run).await.unwrap();
-    client.call("agent.wait", json!({ "runId": "metrics-1", "timeoutMs": 20_000 })).await.unwrap();
+    client.call("agent.wait", json!({ "runId": "metrics-1", "timeoutMs": 60_000 })).await.unwrap();
 
     let page = Page::of(&daemon).await;
     for (name, value) in [

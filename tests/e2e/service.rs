@@ -320,7 +320,7 @@ async fn a_job_is_loaded_however_often_launchd_refuses() {
 #[tokio::test]
 async fn calls_that_hang_are_ended_and_tried_again() {
     let mut lab = Lab::new(Kind::Launchd, Scope::User, None);
-    lab.host.pace.change = Duration::from_secs(1);
+    lab.host.pace.change = Duration::from_secs(5);
     lab.set("hang_bootstrap", 2);
     lab.install().await.unwrap();
     fs::write(lab.agent(), "former").unwrap();

@@ -3,7 +3,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use moltbot_tests::{Client, Ctl, Daemon, Options, PATIENCE, daemon::TOKEN};
+use moltbot_tests::{Client, Ctl, Daemon, Options, PATIENCE, daemon::TOKEN, programs};
 use serde_json::{Value, json};
 
 /// A file as a person writes it.
@@ -124,8 +124,7 @@ async fn an_editor_s_mistake_is_kept_and_can_be_gone_on_with() {
     fs::write(file(&daemon), text("info")).unwrap();
     let editor = |script: &str| {
         let path = daemon.home().join("editor");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        programs::install_script(&format!("#!/bin/sh\n{script}\n"), &path);
         path.display().to_string()
     };
     let run = |script: &str, arguments: &[&str]| {

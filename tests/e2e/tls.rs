@@ -189,7 +189,7 @@ async fn files_that_are_no_certificate_end_with_78() {
 
 #[tokio::test]
 async fn a_tls_handshake_takes_a_place_and_has_the_deadline() {
-    let limits = json!({ "unauthenticated": 2, "handshakeTimeoutMs": 300 });
+    let limits = json!({ "unauthenticated": 2, "handshakeTimeoutMs": 3000 });
     let daemon = start(json!({ "enabled": true }), limits).await;
     let mut strangers = Vec::new();
     for _ in 0..2 {

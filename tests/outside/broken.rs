@@ -88,7 +88,7 @@ async fn a_node_and_a_log_come_back_after_ssh_and_after_the_gateway_were_killed(
     let (_home, ctl) = configured(&sshd, &daemon).await;
     let mut node = NodeHost::start(&ctl, &[]);
     node.says("connected to ssh://far/").await;
-    let mut logs = start(&ctl, &["logs", "--follow", "--interval", "100", "--timeout", "4000"]);
+    let mut logs = start(&ctl, &["logs", "--follow", "--interval", "100", "--timeout", "20000"]);
     let (mut lines, mut errors) = (logs.stdout.take().unwrap(), logs.stderr.take().unwrap());
     let (mut log, mut said) = (String::new(), String::new());
     read_until(&mut lines, &mut log, "\n").await;
@@ -117,7 +117,7 @@ async fn a_call_in_flight_fails_when_ssh_dies() {
     let (daemon, sshd) = (steered(&model).await, Sshd::start().await);
     let (_home, ctl) = configured(&sshd, &daemon).await;
     let mut operator = daemon.operator().await;
-    let call = start(&ctl, &["agent", "-m", "LONG"]);
+    let call = start(&ctl, &["agent", "-m", "SLOW"]);
     let runs = async {
         while !daemon.get("/metrics", &[]).await.1.contains("moltbot_runs_active 1") {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;

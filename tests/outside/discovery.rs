@@ -126,7 +126,7 @@ impl Gateway {
     }
 
     async fn discover(&self, network: &Network) -> (Value, String) {
-        let arguments = ["gateway", "discover", "--timeout", "4000"];
+        let arguments = ["gateway", "discover", "--timeout", "10000"];
         let mut outputs = Vec::new();
         for further in [&["--json"][..], &[]] {
             let command = self.ctl.command(&[&arguments[..], further].concat());

@@ -264,7 +264,7 @@ async fn an_ssh_that_hangs_or_is_not_there_is_no_hang_of_ours() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
     let command = ["health", "--ssh", &target, "--timeout"];
-    let (code, said) = failure(&laptop.ctl.run(&[&command[..], &["900"]].concat()).await);
+    let (code, said) = failure(&laptop.ctl.run(&[&command[..], &["500"]].concat()).await);
     assert_eq!(code, 29, "{said}");
     assert!(said.contains("nothing came back"), "{said}");
     let (code, said) = failure(&laptop.ctl.run(&[&command[..], &["5000"]].concat()).await);

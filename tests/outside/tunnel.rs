@@ -69,7 +69,7 @@ async fn a_tunnel_comes_back_after_ssh_the_server_or_the_gateway_died() {
     let token = laptop.token_file();
     let tunnel = ["--ssh", sshd::HOST, "--port", &far, "--token-file", &token];
     let tunnel = [&tunnel[..], &["--local-port", &local, "--check-every", "1"]].concat();
-    ctl.json(&[&["tunnel", "up", "--timeout", "3000"], &tunnel[..]].concat()).await;
+    ctl.json(&[&["tunnel", "up", "--timeout", "10000"], &tunnel[..]].concat()).await;
     let url = format!("ws://127.0.0.1:{local}");
     let works = || async {
         let health = ctl.json(&["health", "--url", &url, "--token-file", &token]).await;
@@ -77,7 +77,8 @@ async fn a_tunnel_comes_back_after_ssh_the_server_or_the_gateway_died() {
     };
 
     assert_eq!(sshd.kill_clients(), 1);
-    until(ctl, &local, |note| note["state"] == "up" && note["reconnects"] == 1).await;
+    until(ctl, &local, |note| note["state"] == "up" && note["reconnects"].as_u64() >= Some(1))
+        .await;
     works().await;
 
     sshd.kill().await;

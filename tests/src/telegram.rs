@@ -69,7 +69,7 @@ impl Telegram {
             "botToken": BOT,
             "allowFrom": [7],
             "pollTimeoutSeconds": 2,
-            "timeoutSeconds": 5,
+            "timeoutSeconds": 20,
         });
         for (key, value) in more.as_object().into_iter().flatten() {
             section[key] = value.clone();

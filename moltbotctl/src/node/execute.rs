@@ -236,8 +236,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let pid_file = folder.path().join("pid");
         let script = format!("sleep 60 & echo $! > {}; wait", pid_file.display());
-        let finished =
-            finish(Job { timeout: Some(Duration::from_millis(300)), ..job(&script) }).await;
+        let finished = finish(Job { timeout: Some(Duration::from_secs(3)), ..job(&script) }).await;
         assert_eq!((finished.timed_out, finished.exit_code), (true, None));
         let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
         let ended = async {
@@ -247,7 +246,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the child is gone");
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect("the child is gone");
     }
 
     #[tokio::test]

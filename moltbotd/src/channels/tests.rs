@@ -27,7 +27,7 @@ use crate::{
     store::{OutboxState, Store},
 };
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const KEY: &str = "reply:1";
 
 /// What the service does with a request.

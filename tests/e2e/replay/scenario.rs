@@ -68,13 +68,13 @@ const METHODS: &[&str] = &[
 ];
 
 /// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(15);
+const ANSWER: Duration = Duration::from_secs(45);
 /// How long an event may take that is not listed as missing.
 const EVENT: Duration = Duration::from_secs(20);
 /// The same for those that a clock sends.
 const CLOCK_EVENT: Duration = Duration::from_secs(120);
 /// How long a run may take that ends in another way than the recorded one.
-const RUN_END: Duration = Duration::from_secs(20);
+const RUN_END: Duration = Duration::from_secs(45);
 
 /// A scenario being replayed.
 pub(super) struct Scenario<'a> {

@@ -80,7 +80,7 @@ fn reloads(machine: &Machine, suite: Suite) {
     config("shouting");
     if let Suite::Trixie = suite {
         machine.fails("systemctl reload moltbotd");
-        machine.sh("journalctl -u moltbotd | grep -q 'moltbot.json:1:.*logging.level'");
+        machine.sh("until journalctl -u moltbotd | grep -q 'moltbot.json:1:.*logging.level'; do sleep 0.1; done");
     } else {
         // There a reload is a signal, and only the daemon knows how it went.
         machine.sh("systemctl reload moltbotd; \

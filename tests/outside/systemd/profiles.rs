@@ -12,7 +12,7 @@ const PROFILES: usize = 16;
 pub(super) fn story(suite: Suite) {
     let machine = Machine::with_package(suite, "profiles");
     let names: Vec<String> = (1..=PROFILES).map(|number| format!("p{number}")).collect();
-    let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
+    let ports: Vec<u16> = ports::several(PROFILES);
     for (name, port) in names.iter().zip(&ports) {
         machine.credential(&format!("moltbotd.{name}.gateway-token"));
         machine.configure(&format!("/etc/moltbot-{name}"), *port);

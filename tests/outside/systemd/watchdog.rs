@@ -14,7 +14,7 @@ use super::machine::{Machine, Suite};
 pub(super) fn story(suite: Suite) {
     let machine = Machine::with_package(suite, "watchdog");
     machine.sh("mkdir -p /etc/systemd/system/moltbotd.service.d; \
-         printf '[Service]\\nWatchdogSec=4\\n' > /etc/systemd/system/moltbotd.service.d/soon.conf; \
+         printf '[Service]\\nWatchdogSec=10\\n' > /etc/systemd/system/moltbotd.service.d/soon.conf; \
          systemctl daemon-reload; systemctl start moltbotd");
     let first = machine.property("moltbotd", "MainPID");
 
@@ -23,7 +23,7 @@ pub(super) fn story(suite: Suite) {
     until_killed(writer);
     came_back(&machine, &first, 1);
     let journal = machine.sh("journalctl -u moltbotd");
-    assert!(journal.contains("Watchdog timeout (limit 4s)"), "{journal}");
+    assert!(journal.contains("Watchdog timeout (limit 10s)"), "{journal}");
     assert!(journal.contains("probe takes too long, watchdog gets no sign"), "{journal}");
 
     let second = machine.property("moltbotd", "MainPID");

@@ -42,7 +42,7 @@ use crate::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A step of a scripted answer.
 #[derive(Clone, Debug)]
