@@ -30,7 +30,7 @@ use crate::{
         system_events::SystemEvents,
     },
     store::{Store, StoreError},
-    supervisor::Supervisor,
+    supervisor::{self, Supervisor},
     tools::{ToolError, gateway::GatewayCalls, nodes::Answering},
 };
 
@@ -131,7 +131,8 @@ pub enum RestartError {
     /// Nobody would start the daemon again.
     #[error(
         "the gateway runs without a service manager, so nothing would start it again; stop it \
-         and start it, or install it with: moltbotctl service install"
+         and start it, or {}",
+        supervisor::how_to_get_one()
     )]
     Unsupervised,
     /// Agents have to wait.

@@ -2,7 +2,7 @@
 //! that knows systemd; without a manager that listens (`NOTIFY_SOCKET`)
 //! nothing happens.
 
-use std::{fmt, future::Future, os::fd::AsFd, process, time::Duration};
+use std::{fmt, future::Future, os::fd::AsFd, path::Path, process, time::Duration};
 
 use nix::unistd;
 use sd_notify::NotifyState;
@@ -53,6 +53,17 @@ impl fmt::Display for Supervisor {
             Self::Launchd => "launchd",
             Self::Other => "other",
         })
+    }
+}
+
+/// Returns what gives the gateway somebody who starts it again on this host.
+#[must_use]
+pub fn how_to_get_one() -> &'static str {
+    if cfg!(target_os = "macos") || Path::new("/run/systemd/system").is_dir() {
+        "install it with: moltbotctl service install"
+    } else {
+        "make it the main process of a container that has a restart policy, with \
+         MOLTBOT_SUPERVISED=1"
     }
 }
 

@@ -181,7 +181,12 @@ async fn sixteen_profiles_run_side_by_side_and_know_nothing_of_each_other() {
     // One that runs is not deleted; the state of one that does not stays.
     let refused = user.ctl(&["profile", "delete", &names[5], "--purge", "--yes"]).await;
     assert!(!refused.status.success());
-    assert!(text(&refused).contains(&format!("service stop --profile {}", names[5])));
+    let stops = if Path::new("/run/systemd/system").is_dir() {
+        format!("moltbotctl service stop --profile {}", names[5])
+    } else {
+        format!("kill {}", daemons[5].id().unwrap())
+    };
+    assert!(text(&refused).contains(&format!("stop it first: {stops}")), "{}", text(&refused));
     user.json(&["profile", "delete", &names[4]]).await;
     assert!(user.state_dir(4).join("moltbot.db").exists());
     assert_eq!(clients[5].call("health", json!({})).await.unwrap()["ok"], true);

@@ -11,7 +11,7 @@ use crate::{
     context::Context,
     output::{cell, clean},
     running::Running,
-    service::{Host, Kind, Scope, Service, State},
+    service::{Host, Kind, Scope, Service, State, advice},
 };
 
 /// Reports what was found; the exit code is 0 when nothing has to be done.
@@ -171,14 +171,15 @@ fn profile(cx: &Context) -> String {
 /// Asks the running gateway how it is.
 async fn gateway(cx: &Context, found: &mut Found) {
     let Some(running) = Running::find(&cx.paths) else {
-        let command = Some(format!("moltbotctl service start{}", profile(cx)));
+        let command = Some(advice::start(Kind::here(), cx.paths.profile.as_deref()));
         return found.add("gateway", "note", "gateway", "it does not run", command);
     };
     let place = format!("process {}", running.pid);
     let own = env!("CARGO_PKG_VERSION");
     if running.version != own {
         let what = format!("it runs version {}, installed is {own}", running.version);
-        let command = Some(format!("moltbotctl service restart{}", profile(cx)));
+        let profile = cx.paths.profile.as_deref();
+        let command = Some(advice::restart(Kind::here(), profile, running.pid));
         found.add("gateway", "warning", &place, what, command);
     }
     match cx.call("health", json!({})).await {

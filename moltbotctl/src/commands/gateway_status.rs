@@ -17,7 +17,7 @@ use crate::{
     output::{cell, clean, duration},
     paths::Paths,
     running::{self, Running},
-    service::{Host, Kind, Scope, State, program},
+    service::{Host, Kind, Scope, State, advice, program},
     sockets::{self, Listener},
 };
 
@@ -398,8 +398,11 @@ fn show(cx: &Context, found: &Found, state: Option<&State>, report: &Value) {
         out.remark(format!("the reference's service is here too: {}", cell(service, "/detail")));
     }
     if rpc["ok"] == false {
-        let text = "start the gateway: moltbotctl service start (or install); see what was tried: \
-                    moltbotctl where";
+        let start = match Kind::here() {
+            Kind::Systemd | Kind::Launchd => "moltbotctl service start (or install)".to_owned(),
+            Kind::None => advice::start(Kind::None, cx.paths.profile.as_deref()),
+        };
+        let text = &*format!("start the gateway: {start}; see what was tried: moltbotctl where");
         out.remark(out.quiet(text));
     }
 }

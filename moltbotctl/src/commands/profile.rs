@@ -28,7 +28,7 @@ use crate::{
     output::{cell, duration},
     paths::{Choices, Paths},
     running::Running,
-    service::{Host, Scope, Service},
+    service::{Host, Kind, Scope, Service, advice},
 };
 
 const DEFAULT_PORT: u16 = 18789;
@@ -213,7 +213,7 @@ async fn create(cx: &Context, args: CreateArgs) -> anyhow::Result<ExitCode> {
         return service::run(&globals, ServiceCommand::Install(install)).await;
     }
     if !cx.output.json {
-        cx.output.remark(format!("start it: moltbotctl service install --profile {name}"));
+        cx.output.remark(format!("start it: {}", advice::install(Kind::here(), Some(&name))));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -443,12 +443,10 @@ fn stays_stopped(profile: &Profile) -> anyhow::Result<Option<Flock<File>>> {
         Ok(held) => Ok(Some(held)),
         Err(_) => {
             let name = profile.paths.profile_name();
-            let pid = Running::find(&profile.paths);
-            let pid = pid.map_or_else(String::new, |it| format!(" (pid {})", it.pid));
-            Err(helped(
-                format!("profile {name} runs{pid}"),
-                format!("stop it first: moltbotctl service stop --profile {name}"),
-            ))
+            let pid = Running::holder(&profile.paths);
+            let stop = advice::stop(Kind::here(), Some(name), pid);
+            let pid = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            Err(helped(format!("profile {name} runs{pid}"), format!("stop it first: {stop}")))
         }
     }
 }

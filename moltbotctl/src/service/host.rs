@@ -35,6 +35,18 @@ pub enum Kind {
     None,
 }
 
+impl Kind {
+    /// Looks at this host.
+    #[must_use]
+    pub fn here() -> Self {
+        match () {
+            () if cfg!(target_os = "macos") => Self::Launchd,
+            () if Path::new("/run/systemd/system").is_dir() => Self::Systemd,
+            () => Self::None,
+        }
+    }
+}
+
 /// How patient waiting is.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -109,11 +121,7 @@ impl Host {
         let dirs = BaseDirs::new().context("no home folder is known for this user; set HOME")?;
         let uid = Uid::effective();
         let own = User::from_uid(uid).ok().flatten().map(|user| user.name);
-        let kind = match () {
-            () if cfg!(target_os = "macos") => Kind::Launchd,
-            () if Path::new("/run/systemd/system").is_dir() => Kind::Systemd,
-            () => Kind::None,
-        };
+        let kind = Kind::here();
         // A LaunchDaemon runs as whoever installs it, with sudo or without.
         let by_sudo =
             environment.var("SUDO_USER").filter(|_| kind == Kind::Launchd && uid.is_root());

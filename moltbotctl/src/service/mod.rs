@@ -5,6 +5,7 @@
 //! `--dry-run`, only written down. Programs are called by their absolute paths,
 //! with a limit in time, and nothing of the environment decides which.
 
+pub mod advice;
 pub mod host;
 pub mod launchd;
 pub mod owner;

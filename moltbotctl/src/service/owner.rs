@@ -4,6 +4,9 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
+/// Programs that are a container's first process on behalf of another one.
+const INITS: [&str; 5] = ["docker-init", "tini", "tini-static", "dumb-init", "catatonit"];
+
 /// Who looks after a running gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -24,7 +27,7 @@ pub enum Owner {
         /// Its label.
         label: String,
     },
-    /// Whoever runs the container.
+    /// Whoever runs the container: it ends with this process.
     Container,
     /// Nobody: it was started by hand.
     Foreground,
@@ -39,8 +42,11 @@ impl Owner {
         let groups = fs::read_to_string(root.join(format!("proc/{pid}/cgroup")));
         let Ok(groups) = groups else { return Self::Unknown };
         let inside = ["run/.containerenv", ".dockerenv"].iter().any(|it| root.join(it).exists());
+        // A container may have a manager of its own.
+        let of_unit = group(&groups).is_some_and(|path| path.ends_with(".service"));
         match Self::of_groups(&groups) {
-            Self::Foreground if inside => Self::Container,
+            Self::Foreground if inside && is_main(root, pid) => Self::Container,
+            Self::Container if !of_unit && !is_main(root, pid) => Self::Foreground,
             owner => owner,
         }
     }
@@ -107,6 +113,50 @@ impl Owner {
     }
 }
 
+/// Returns whether a container ends with this process: it is the first one in
+/// there, or what the first one was told to run where that is an init.
+fn is_main(root: &Path, pid: u32) -> bool {
+    let Some(own) = Process::read(root, pid) else { return false };
+    if own.pid_inside == 1 {
+        return true;
+    }
+    let Some(parent) = Process::read(root, own.parent) else { return false };
+    if parent.pid_inside != 1 || !INITS.contains(&&*parent.name) {
+        return false;
+    }
+    // What was left behind by others is the init's child too, and younger.
+    let children = root.join(format!("proc/{0}/task/{0}/children", own.parent));
+    let children = fs::read_to_string(children).unwrap_or_default();
+    let mut others = children.split_whitespace().filter_map(|child| child.parse().ok());
+    !others.any(|other: u32| {
+        Process::read(root, other).is_some_and(|it| it.pid_inside < own.pid_inside)
+    })
+}
+
+/// What the kernel says about a process.
+struct Process {
+    name: String,
+    parent: u32,
+    /// Its id in the innermost namespace, which is that of its container.
+    pid_inside: u32,
+}
+
+impl Process {
+    fn read(root: &Path, pid: u32) -> Option<Self> {
+        let status = fs::read_to_string(root.join(format!("proc/{pid}/status"))).ok()?;
+        let field = |name: &str| {
+            status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
+        };
+        // Kernels before 4.1 do not tell the ids inside.
+        let inside = field("NSpid").or_else(|| field("Pid"))?.split_whitespace().last()?;
+        Some(Self {
+            name: field("Name")?.to_owned(),
+            parent: field("PPid")?.parse().ok()?,
+            pid_inside: inside.parse().ok()?,
+        })
+    }
+}
+
 /// Returns the group in the unified hierarchy, or the one systemd has of its
 /// own beside older hierarchies.
 fn group(text: &str) -> Option<&str> {
@@ -155,6 +205,52 @@ mod tests {
         );
         assert_eq!(of("/"), Owner::Foreground);
         assert_eq!(Owner::of_groups(""), Owner::Unknown);
+    }
+
+    /// A host's `/proc`, as far as it is looked at.
+    fn processes(list: &[(u32, u32, u32, &str)], group: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (pid, inside, parent, name) in list {
+            let folder = root.path().join(format!("proc/{pid}/task/{pid}"));
+            fs::create_dir_all(&folder).unwrap();
+            let status =
+                format!("Name:\t{name}\nPid:\t{pid}\nPPid:\t{parent}\nNSpid:\t{pid}\t{inside}\n");
+            let children = list.iter().filter(|child| child.2 == *pid);
+            let children: Vec<_> = children.map(|child| child.0.to_string()).collect();
+            fs::write(folder.join("children"), children.join(" ")).unwrap();
+            let process = root.path().join(format!("proc/{pid}"));
+            fs::write(process.join("status"), status).unwrap();
+            fs::write(process.join("cgroup"), format!("0::{group}\n")).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn a_container_looks_after_nothing_but_its_main_process() {
+        let list = [
+            (100, 1, 1, "moltbotd"),
+            (101, 9, 100, "moltbotd"),
+            (200, 1, 1, "tini"),
+            (203, 11, 200, "moltbotd"),
+            (202, 7, 200, "moltbotd"),
+            (300, 1, 1, "bash"),
+            (301, 8, 300, "moltbotd"),
+        ];
+        let outside = processes(&list, "/system.slice/docker-0123.scope");
+        let inside = processes(&list, "/");
+        fs::write(inside.path().join(".dockerenv"), "").unwrap();
+        for (pid, owner) in [
+            (100, Owner::Container),
+            (101, Owner::Foreground),
+            (202, Owner::Container),
+            (203, Owner::Foreground),
+            (301, Owner::Foreground),
+        ] {
+            assert_eq!(Owner::of_pid(outside.path(), pid), owner, "{pid}");
+            assert_eq!(Owner::of_pid(inside.path(), pid), owner, "{pid}");
+        }
+        let managed = processes(&list, "/lxc.payload.a/system.slice/moltbotd.service");
+        assert_eq!(Owner::of_pid(managed.path(), 301), Owner::Container);
     }
 
     #[test]
