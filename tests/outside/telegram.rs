@@ -293,6 +293,45 @@ async fn an_album_is_one_message() {
 }
 
 #[tokio::test]
+async fn an_album_in_a_group_is_whole_though_its_caption_comes_last_and_after_a_crash() {
+    let telegram = Telegram::start().await;
+    let mut daemon = daemon(&telegram, json!({ "groupAllowFrom": [7] })).await;
+    let picture = |id: &str| {
+        telegram.front.put_file(id, id.as_bytes());
+        let photo = json!([{ "file_id": id, "file_unique_id": id, "width": 9, "height": 9 }]);
+        json!({ "photo": photo, "media_group_id": "g" })
+    };
+    let seen = telegram.front.offset(BOT);
+    telegram.says_in_group(7, -100, picture("a")).await;
+    telegram.front.until(|front| front.offset(BOT) > seen).await;
+    daemon.kill().await;
+    daemon.start_again().await;
+    let mut last = picture("b");
+    last["caption"] = format!("@{BOT_NAME} which one?").into();
+    last["caption_entities"] =
+        json!([{ "type": "mention", "offset": 0, "length": BOT_NAME.len() + 1 }]);
+    telegram.says_in_group(7, -100, last).await;
+    telegram.shows_text(-100, "which one?").await;
+    assert_eq!(std::fs::read_dir(daemon.state_dir().join("media/inbound")).unwrap().count(), 2);
+    assert_eq!(telegram.shown(-100).len(), 1);
+}
+
+#[tokio::test]
+async fn a_group_is_answered_when_the_agent_is_called_by_its_name() {
+    let telegram = Telegram::start().await;
+    let config = json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "agents": { "list": [{ "id": "main", "identity": { "name": "Ada" } }] },
+        "channels": { "telegram": telegram.section(json!({ "groupAllowFrom": [7] })) },
+    });
+    let _daemon = Daemon::start_with(Options::with(config)).await;
+    telegram.says_in_group(7, -100, json!({ "text": "Canada is large" })).await;
+    telegram.says_in_group(7, -100, json!({ "text": "what do you think, ada?" })).await;
+    telegram.shows_text(-100, "what do you think, ada?").await;
+    assert_eq!(telegram.shown(-100).len(), 1);
+}
+
+#[tokio::test]
 async fn files_go_out_from_allowed_folders_only() {
     let telegram = Telegram::start().await;
     let daemon = daemon(&telegram, json!({})).await;

@@ -198,6 +198,9 @@ pub(super) enum Outcome {
     Ignored,
     /// A message for the assistant.
     Message(Box<Pending>),
+    /// A part of an album that does not say itself whether it is for the
+    /// assistant: another part may.
+    Held(Box<Pending>),
     /// A stranger, who may get a code.
     Stranger {
         /// Id of the sender.

@@ -34,6 +34,10 @@ const PLACES: usize = 64;
 /// How long an album may still grow after its last picture.
 const ALBUM_PAUSE: Duration = Duration::from_millis(500);
 
+/// The same for one that an earlier life of the daemon left: the service is yet
+/// to be asked for the rest of it.
+const LEFT_ALBUM_PAUSE: Duration = Duration::from_secs(3);
+
 /// Pictures of an album that wait; a service sends ten at most.
 const ALBUM_QUEUE: usize = 32;
 
@@ -59,6 +63,8 @@ pub(super) struct Desk {
 pub(super) struct Row {
     pub(super) inbox_id: i64,
     pub(super) pending: Pending,
+    /// Whether an earlier life of the daemon committed it.
+    pub(super) is_left: bool,
 }
 
 impl Desk {
@@ -70,8 +76,10 @@ impl Desk {
             .store
             .write(move |db| {
                 let mut rows = Vec::new();
-                for arrival in batch {
-                    rows.extend(commit(db, channel, &account, label, arrival)?);
+                for Arrival { update_id, outcome } in batch {
+                    let (account, now_ms) = (account.as_str(), now_ms());
+                    let origin = Origin { channel, account, label, update_id, now_ms };
+                    rows.extend(commit(db, &origin, outcome)?);
                 }
                 Ok(rows)
             })
@@ -85,30 +93,64 @@ impl Desk {
     }
 }
 
-fn commit(
-    db: &Db<'_>,
-    channel: &str,
-    account: &str,
-    label: &str,
-    arrival: Arrival,
-) -> rusqlite::Result<Option<Row>> {
-    let Arrival { update_id, outcome } = arrival;
-    let now = now_ms();
-    let body = match &outcome {
-        Outcome::Message(pending) => {
-            Some(serde_json::to_string(pending).expect("messages serialize"))
-        }
-        _ => None,
-    };
-    let Some(inbox_id) = db.put_inbox(channel, account, update_id, body.as_deref(), now)? else {
-        return Ok(None);
-    };
+/// Where an update is from.
+struct Origin<'a> {
+    channel: &'a str,
+    account: &'a str,
+    label: &'a str,
+    update_id: i64,
+    now_ms: i64,
+}
+
+impl Origin<'_> {
+    fn put(&self, db: &Db<'_>, body: Option<&str>) -> rusqlite::Result<Option<i64>> {
+        db.put_inbox(self.channel, self.account, self.update_id, body, self.now_ms)
+    }
+}
+
+/// Commits an update; returns what is to be passed on.
+fn commit(db: &Db<'_>, origin: &Origin<'_>, outcome: Outcome) -> rusqlite::Result<Vec<Row>> {
     match outcome {
-        Outcome::Ignored => {}
-        Outcome::Message(pending) => return Ok(Some(Row { inbox_id, pending: *pending })),
+        Outcome::Message(pending) => receive(db, origin, *pending),
+        Outcome::Held(pending) => hold(db, origin, *pending),
+        // Kept to be known again.
+        outcome => {
+            if origin.put(db, None)?.is_some() {
+                tell(db, origin, outcome)?;
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn receive(db: &Db<'_>, origin: &Origin<'_>, pending: Pending) -> rusqlite::Result<Vec<Row>> {
+    let Some(inbox_id) = origin.put(db, Some(&body(&pending)))? else { return Ok(Vec::new()) };
+    let held = parts(db, &pending)?.into_iter().filter(|part| part.held).map(|part| part.row);
+    let mut rows: Vec<_> = held.collect();
+    rows.iter().try_for_each(|row| db.take_up(row.inbox_id))?;
+    rows.push(Row { inbox_id, pending, is_left: false });
+    Ok(rows)
+}
+
+/// Keeps a part of an album until another one is for the assistant; one that is
+/// may have come before it.
+fn hold(db: &Db<'_>, origin: &Origin<'_>, pending: Pending) -> rusqlite::Result<Vec<Row>> {
+    if parts(db, &pending)?.iter().any(|part| !part.held) {
+        return receive(db, origin, pending);
+    }
+    let Origin { channel, account, update_id, now_ms, .. } = *origin;
+    db.hold_inbox(channel, account, update_id, &body(&pending), now_ms)?;
+    Ok(Vec::new())
+}
+
+/// Queues what a sender is told at once.
+fn tell(db: &Db<'_>, origin: &Origin<'_>, outcome: Outcome) -> rusqlite::Result<()> {
+    let Origin { channel, account, label, update_id, now_ms } = *origin;
+    match outcome {
+        Outcome::Ignored | Outcome::Message(_) | Outcome::Held(_) => {}
         Outcome::Notice { route, text } => {
             let key = format!("notice:{channel}:{account}:{update_id}");
-            db.queue_message(&message(key, route, text), now)?;
+            db.queue_message(&message(key, route, text), now_ms)?;
         }
         Outcome::Stranger { id, meta, route } => {
             let code = pairing_code();
@@ -118,17 +160,45 @@ fn commit(
                 sender_id: id.clone(),
                 code: code.clone(),
                 meta: Value::Object(meta).to_string(),
-                created_at_ms: now,
-                last_seen_at_ms: now,
+                created_at_ms: now_ms,
+                last_seen_at_ms: now_ms,
             };
             if db.request_pairing(&request)? {
                 let key = format!("pairing:{channel}:{account}:{update_id}");
                 let text = pairing_text(channel, label, &id, &code);
-                db.queue_message(&message(key, route, text), now)?;
+                db.queue_message(&message(key, route, text), now_ms)?;
             }
         }
     }
-    Ok(None)
+    Ok(())
+}
+
+/// A part of an album in the inbox.
+struct AlbumPart {
+    row: Row,
+    /// Whether it waits for another part that is for the assistant.
+    held: bool,
+}
+
+/// Returns the parts of a message's album that came before it.
+fn parts(db: &Db<'_>, pending: &Pending) -> rusqlite::Result<Vec<AlbumPart>> {
+    let Some(album) = &pending.album else { return Ok(Vec::new()) };
+    let Route { channel, account, to, .. } = &pending.message.route;
+    // As it stands in the body; what else may look like it is read below.
+    let text = format!("\"album\":{}", Value::from(album.as_str()));
+    let found = db.latest_with(channel, account, &text)?.into_iter();
+    Ok(found
+        .filter_map(|(row, held)| {
+            let pending: Pending = serde_json::from_str(&row.body).ok()?;
+            let is_part = pending.album.as_ref() == Some(album) && pending.message.route.to == *to;
+            let row = Row { inbox_id: row.id, pending, is_left: false };
+            is_part.then_some(AlbumPart { row, held })
+        })
+        .collect())
+}
+
+fn body(pending: &Pending) -> String {
+    serde_json::to_string(pending).expect("messages serialize")
 }
 
 /// Makes an outbox row of a text.
@@ -238,7 +308,8 @@ impl Intake {
     /// Waits for the rest of an album and makes one message of it.
     async fn collect(&self, mut first: Row, mut parts: mpsc::Receiver<Row>) -> Row {
         let mut rest = Vec::new();
-        while let Ok(Some(row)) = tokio::time::timeout(ALBUM_PAUSE, parts.recv()).await {
+        let pause = if first.is_left { LEFT_ALBUM_PAUSE } else { ALBUM_PAUSE };
+        while let Ok(Some(row)) = tokio::time::timeout(pause, parts.recv()).await {
             rest.push(row);
         }
         if let Some(key) = album_key(&first) {
@@ -251,13 +322,9 @@ impl Intake {
             return first;
         }
         for row in &mut rest {
-            let message = &mut row.pending.message;
-            first.pending.files.append(&mut row.pending.files);
-            if first.pending.message.text.is_empty() {
-                first.pending.message.text = std::mem::take(&mut message.text);
-            }
+            merge(&mut first.pending, &mut row.pending);
         }
-        let body = serde_json::to_string(&first.pending).expect("messages serialize");
+        let body = body(&first.pending);
         let (id, merged) = (first.inbox_id, rest);
         self.persist(move |db| {
             db.replace_inbox(id, &body)?;
@@ -268,7 +335,7 @@ impl Intake {
     }
 
     async fn complete(&self, driver: Option<Arc<dyn Driver>>, row: Row) {
-        let Row { inbox_id, mut pending } = row;
+        let Row { inbox_id, mut pending, .. } = row;
         let files = std::mem::take(&mut pending.files);
         let fetched = !files.is_empty();
         for file in files {
@@ -290,7 +357,7 @@ impl Intake {
             }
         }
         if fetched {
-            let body = serde_json::to_string(&pending).expect("messages serialize");
+            let body = body(&pending);
             self.persist(move |db| db.replace_inbox(inbox_id, &body)).await;
         }
         // The agent ends before the channels do; what it did not take is in
@@ -314,6 +381,20 @@ impl Intake {
         work: impl Fn(&Db<'_>) -> rusqlite::Result<()> + Send + Sync + 'static,
     ) {
         super::persist(&self.store, work).await;
+    }
+}
+
+/// Adds a part of an album to the ones before it.
+fn merge(album: &mut Pending, part: &mut Pending) {
+    album.files.append(&mut part.files);
+    album.message.context.append(&mut part.message.context);
+    let text = &mut album.message.text;
+    if !text.is_empty() && !part.message.text.is_empty() {
+        text.push('\n');
+    }
+    text.push_str(&part.message.text);
+    if album.message.quoted.is_none() {
+        album.message.quoted = part.message.quoted.take();
     }
 }
 

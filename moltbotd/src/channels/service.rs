@@ -133,7 +133,7 @@ impl Channels {
                 continue;
             };
             let Route { channel, account, .. } = pending.message.route.clone();
-            let row = Row { inbox_id: row.id, pending };
+            let row = Row { inbox_id: row.id, pending, is_left: true };
             locked(&self.left_over).entry((channel, account)).or_default().push(row);
         }
         self.reload().await;

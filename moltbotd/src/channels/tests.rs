@@ -10,16 +10,16 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Attachment, OutboundMessage, Route,
+    Attachment, Inbound, InboundMessage, OutboundMessage, Peer, PeerKind, Route,
     draft::Drafts,
-    driver::{Driver, FetchError, FileRef, Part, SendFailure},
-    inbox::{Desk, message},
+    driver::{Arrival, Driver, FetchError, FileRef, Outcome, Part, Pending, SendFailure},
+    inbox::{Desk, Intake, Row, message},
     outbox::Sender,
 };
 use crate::{
@@ -288,4 +288,113 @@ async fn a_stop_waits_for_the_draft_that_is_on_its_way() {
     world.sent().await;
     assert_eq!(service.asked(), ["send: Half", "edit held: Whole"]);
     sender.abort();
+}
+
+/// One life of the daemon on the way in.
+struct Entrance {
+    desk: Desk,
+    queue: mpsc::Receiver<Inbound>,
+    stop: CancellationToken,
+}
+
+impl Entrance {
+    /// Begins with what an earlier life left.
+    async fn open(store: &Store) -> Self {
+        let (sender, queue) = mpsc::channel(8);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let wake: Arc<dyn Fn() + Send + Sync> = Arc::new(|| {});
+        let intake =
+            Intake::new(store.clone(), sender, tasks.clone(), stop.clone(), Arc::clone(&wake));
+        let desk = Desk {
+            channel: "test",
+            account: "default".into(),
+            label: "Test",
+            store: store.clone(),
+            state: Arc::default(),
+            intake,
+            driver: Service::of([]),
+            wake,
+        };
+        for row in store.read(|db| db.open_inbox()).await.unwrap() {
+            let pending = serde_json::from_str(&row.body).unwrap();
+            desk.intake.feed(None, Row { inbox_id: row.id, pending, is_left: true }).await;
+        }
+        Self { desk, queue, stop }
+    }
+
+    async fn accept(&self, batch: Vec<Arrival>) {
+        self.desk.accept(batch).await.unwrap();
+    }
+
+    /// Returns text and number of files of the next message.
+    async fn next(&mut self) -> (String, usize) {
+        let inbound = tokio::time::timeout(PATIENCE, self.queue.recv()).await.unwrap().unwrap();
+        let id = inbound.inbox_id;
+        self.desk.store.write(move |db| db.finish_inbox(id)).await.unwrap();
+        let lost = inbound.message.text.matches("could not be fetched").count();
+        (inbound.message.text.lines().next().unwrap_or_default().to_owned(), lost)
+    }
+
+    /// Ends this life at once.
+    fn kill(self) {
+        self.stop.cancel();
+    }
+}
+
+fn part(text: &str, album: &str) -> Box<Pending> {
+    let message = InboundMessage {
+        route: route(),
+        peer: Peer { kind: PeerKind::Group, id: "7".into(), title: None },
+        sender: super::Sender { id: "1".into(), name: "Ann".into(), username: None },
+        message_id: "1".into(),
+        text: text.into(),
+        quoted: None,
+        context: Vec::new(),
+        attachments: Vec::new(),
+        authorized: false,
+        sent_at_ms: 0,
+    };
+    let file = FileRef { id: "f".into(), mime: "image/jpeg".into(), file_name: None };
+    Box::new(Pending { message, files: vec![file], album: Some(album.into()) })
+}
+
+fn held(update_id: i64, album: &str) -> Arrival {
+    Arrival { update_id, outcome: Outcome::Held(part("", album)) }
+}
+
+fn meant(update_id: i64, text: &str, album: &str) -> Arrival {
+    Arrival { update_id, outcome: Outcome::Message(part(text, album)) }
+}
+
+#[tokio::test]
+async fn an_album_is_whole_whichever_part_is_meant_and_whenever_it_comes() {
+    let world = World::new();
+    let mut entrance = Entrance::open(&world.store).await;
+    entrance.accept(vec![held(1, "a"), held(2, "b")]).await;
+    entrance.accept(vec![held(3, "a"), held(4, "a\"")]).await;
+    entrance.accept(vec![meant(5, "look", "a"), held(6, "a")]).await;
+    assert_eq!(entrance.next().await, ("look".to_owned(), 4));
+    assert!(world.store.read(|db| db.open_inbox()).await.unwrap().is_empty());
+    entrance.accept(vec![held(7, "a")]).await;
+    assert_eq!(entrance.next().await.1, 1);
+}
+
+#[tokio::test]
+async fn a_part_of_an_album_that_waits_outlives_the_daemon_and_comes_once() {
+    let world = World::new();
+    let first = Entrance::open(&world.store).await;
+    first.accept(vec![held(1, "a")]).await;
+    first.kill();
+
+    let second = Entrance::open(&world.store).await;
+    second.accept(vec![held(1, "a"), meant(2, "look", "a")]).await;
+    second.kill();
+
+    // The service gives what it does not know to be committed once more.
+    let mut third = Entrance::open(&world.store).await;
+    third.accept(vec![held(1, "a"), meant(2, "look", "a"), held(3, "a")]).await;
+    assert_eq!(third.next().await, ("look".to_owned(), 3));
+    third.accept(vec![meant(2, "look", "a"), meant(4, "end", "b")]).await;
+    assert_eq!(third.next().await, ("end".to_owned(), 1));
+    assert!(world.store.read(|db| db.open_inbox()).await.unwrap().is_empty());
 }

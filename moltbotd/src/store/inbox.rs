@@ -4,6 +4,9 @@ use rusqlite::{OptionalExtension as _, params};
 
 use super::Db;
 
+/// How many rows back messages that belong together are looked for.
+const LATEST: i64 = 1000;
+
 /// A channel's message that waits to be handled.
 #[derive(Clone, Debug)]
 pub struct InboxRow {
@@ -34,6 +37,58 @@ impl Db<'_> {
             )?
             .execute(params![channel, account, update_id, body, state, now_ms])?;
         Ok((added > 0).then(|| self.0.last_insert_rowid()))
+    }
+
+    /// Stores an update of a channel once that nothing is to be done for unless
+    /// it is [taken up](Self::take_up) later. Returns its id as
+    /// [`put_inbox`](Self::put_inbox) does.
+    pub fn hold_inbox(
+        &self,
+        channel: &str,
+        account: &str,
+        update_id: i64,
+        body: &str,
+        now_ms: i64,
+    ) -> rusqlite::Result<Option<i64>> {
+        let added = self
+            .0
+            .prepare_cached(
+                "INSERT INTO inbox (channel, account, update_id, body, state, received_at_ms)
+                 VALUES (?1, ?2, ?3, ?4, 'ignored', ?5) ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![channel, account, update_id, body, now_ms])?;
+        Ok((added > 0).then(|| self.0.last_insert_rowid()))
+    }
+
+    /// Returns an account's latest messages whose body contains a text, oldest
+    /// first, and whether each is only held.
+    pub fn latest_with(
+        &self,
+        channel: &str,
+        account: &str,
+        text: &str,
+    ) -> rusqlite::Result<Vec<(InboxRow, bool)>> {
+        self.0
+            .prepare_cached(
+                "SELECT id, body, state = 'ignored' FROM inbox
+                 WHERE id > (SELECT coalesce(max(id), 0) FROM inbox) - ?4
+                 AND channel = ?1 AND account = ?2 AND instr(body, ?3) > 0 ORDER BY id",
+            )?
+            .query_map(params![channel, account, text, LATEST], |row| {
+                Ok((InboxRow { id: row.get(0)?, body: row.get(1)? }, row.get(2)?))
+            })?
+            .collect()
+    }
+
+    /// Marks a message that was held as one that waits to be handled.
+    pub fn take_up(&self, id: i64) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached(
+                "UPDATE inbox SET state = 'received'
+                 WHERE id = ?1 AND state = 'ignored' AND body IS NOT NULL",
+            )?
+            .execute([id])?;
+        Ok(())
     }
 
     /// Notes who at the service an account's updates come from. Another one

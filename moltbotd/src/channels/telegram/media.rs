@@ -76,6 +76,11 @@ pub(super) fn too_large(max_mb: f64) -> String {
     format!("⚠️ That file is too large for me: the limit is {max_mb} MB.")
 }
 
+/// Stands for a part of an album that was left out, where nobody was told.
+pub(super) fn left_out(max_mb: f64) -> String {
+    format!("[a file came with this message and was left out: it is above {max_mb} MB]")
+}
+
 fn file(message: &Message) -> Option<(FileRef, Option<u64>, &'static str)> {
     let make =
         |id: &str, mime: Option<&str>, otherwise: &str, file_name: Option<&String>| FileRef {

@@ -14,7 +14,7 @@ use super::{
     Telegram,
     access::Access,
     api::ApiError,
-    update::{Activation, Albums, History, Me, Reader, Unpacked},
+    update::{Activation, History, Me, Reader, Unpacked},
 };
 use crate::{
     channels::{driver::Arrival, inbox::Desk, service::jittered},
@@ -63,14 +63,12 @@ pub(super) struct Poller<'a> {
     desk: &'a Desk,
     stop: &'a CancellationToken,
     history: History,
-    albums: Albums,
     pause: Duration,
 }
 
 impl<'a> Poller<'a> {
     pub(super) fn new(bot: &'a Telegram, desk: &'a Desk, stop: &'a CancellationToken) -> Self {
-        let (history, albums) = (History::default(), Albums::default());
-        Self { bot, desk, stop, history, albums, pause: FIRST_PAUSE }
+        Self { bot, desk, stop, history: History::default(), pause: FIRST_PAUSE }
     }
 
     pub(super) async fn run(mut self) -> Result<(), String> {
@@ -199,7 +197,7 @@ impl<'a> Poller<'a> {
             activation: &activation,
             history_limit: self.bot.history_limit,
         };
-        Ok(reader.read(&updates, &mut self.history, &mut self.albums))
+        Ok(reader.read(&updates, &mut self.history))
     }
 
     fn works(&mut self) {

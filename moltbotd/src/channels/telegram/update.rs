@@ -25,9 +25,6 @@ const CONTROL: &[&str] = &["help", "new", "node", "nodes", "reset", "status", "s
 /// Groups whose talk is remembered; the talk of more is forgotten.
 const MAX_GROUPS: usize = 200;
 
-/// Albums that mentioned the bot and may still be on their way.
-const MAX_ALBUMS: usize = 32;
-
 /// Characters of a message kept as context.
 const MAX_CONTEXT_CHARS: usize = 2000;
 
@@ -73,11 +70,6 @@ pub(super) struct Unpacked {
 /// What was said in groups since the assistant's last answer.
 #[derive(Debug, Default)]
 pub(super) struct History(HashMap<String, VecDeque<String>>);
-
-/// The last albums that mention the bot: only one of their pictures has the
-/// caption, and all are meant.
-#[derive(Debug, Default)]
-pub(super) struct Albums(VecDeque<String>);
 
 #[derive(Deserialize)]
 struct Numbered {
@@ -127,36 +119,23 @@ impl Activation {
 
 impl Reader<'_> {
     /// Says what updates come to.
-    pub(super) fn read(
-        &self,
-        updates: &[Unpacked],
-        history: &mut History,
-        albums: &mut Albums,
-    ) -> Vec<Arrival> {
-        // The caption may be that of the last picture.
-        for message in updates.iter().filter_map(|update| update.message.as_deref()) {
-            if let Some(album) = album(message)
-                && self.is_mentioned(message, &self.text(message).text)
-            {
-                albums.add(album);
-            }
-        }
-        let mut read = |update: &Unpacked| {
+    pub(super) fn read(&self, updates: &[Unpacked], history: &mut History) -> Vec<Arrival> {
+        let read = |update: &Unpacked| {
             let message = update.message.as_deref();
-            let outcome = message.map(|message| self.message(message, history, albums));
+            let outcome = message.map(|message| self.message(message, history));
             Arrival { update_id: update.update_id, outcome: outcome.unwrap_or(Outcome::Ignored) }
         };
-        updates.iter().map(&mut read).collect()
+        updates.iter().map(read).collect()
     }
 
-    fn message(&self, message: &Message, history: &mut History, albums: &Albums) -> Outcome {
+    fn message(&self, message: &Message, history: &mut History) -> Outcome {
         let Some(sender) = sender(message) else { return Outcome::Ignored };
         if sender.id == self.me.id.to_string() {
             return Outcome::Ignored;
         }
         match message.chat.type_field {
             ChatType::Private => self.direct(message, sender),
-            ChatType::Group | ChatType::Supergroup => self.group(message, sender, history, albums),
+            ChatType::Group | ChatType::Supergroup => self.group(message, sender, history),
             ChatType::Channel => Outcome::Ignored,
         }
     }
@@ -180,18 +159,13 @@ impl Reader<'_> {
                 let peer =
                     Peer { kind: PeerKind::Direct, id: message.chat.id.to_string(), title: None };
                 let thread = message.message_thread_id.filter(|_| is_topic(message));
-                self.admit(message, sender, peer, thread, authorized, Vec::new())
+                let heard = Heard { peer, thread, authorized, context: Vec::new(), meant: true };
+                self.admit(message, sender, heard)
             }
         }
     }
 
-    fn group(
-        &self,
-        message: &Message,
-        sender: Sender,
-        history: &mut History,
-        albums: &Albums,
-    ) -> Outcome {
+    fn group(&self, message: &Message, sender: Sender, history: &mut History) -> Outcome {
         let chat = message.chat.id.to_string();
         let thread = thread(message);
         let topic = thread.map(|thread| thread.to_string());
@@ -213,31 +187,34 @@ impl Reader<'_> {
             Some(activation) => *activation == Activation::Mention,
             None => require_mention,
         };
-        let meant = self.is_mentioned(message, &body.text) || albums.have(message);
-        if require_mention && !control && !meant {
+        let meant = !require_mention || control || self.is_mentioned(message, &body.text);
+        let context = if meant {
+            history.take(&id)
+        } else {
             history.add(&id, &sender.name, &body.text, self.history_limit);
+            Vec::new()
+        };
+        if !meant && message.media_group_id.is_none() {
             return Outcome::Ignored;
         }
-        let context = history.take(&id);
         let peer = Peer { kind: PeerKind::Group, id, title: message.chat.title.clone() };
-        self.admit(message, sender, peer, thread, authorized, context)
+        self.admit(message, sender, Heard { peer, thread, authorized, context, meant })
     }
 
-    fn admit(
-        &self,
-        message: &Message,
-        sender: Sender,
-        peer: Peer,
-        thread: Option<i32>,
-        authorized: bool,
-        context: Vec<String>,
-    ) -> Outcome {
+    fn admit(&self, message: &Message, sender: Sender, heard: Heard) -> Outcome {
+        let Heard { peer, thread, authorized, context, meant } = heard;
         let route = self.route(message, thread);
         let mut text = self.text(message).text;
         let files = match media::of(message, self.access.settings.max_media_bytes()) {
             Media::None => Vec::new(),
             Media::Placeholder(placeholder) => {
                 text = if text.is_empty() { placeholder } else { format!("{placeholder} {text}") };
+                Vec::new()
+            }
+            // Nobody is told about what may be none of the assistant's business.
+            Media::TooLarge if !meant => {
+                let note = media::left_out(self.access.settings.media_max_mb);
+                text = if text.is_empty() { note } else { format!("{note}\n{text}") };
                 Vec::new()
             }
             Media::TooLarge => {
@@ -254,7 +231,7 @@ impl Reader<'_> {
         if text.trim().is_empty() && files.is_empty() {
             return Outcome::Ignored;
         }
-        let album = message.media_group_id.clone().filter(|_| !files.is_empty());
+        let album = message.media_group_id.clone().filter(|_| !meant || !files.is_empty());
         let message = InboundMessage {
             route,
             peer,
@@ -271,7 +248,8 @@ impl Reader<'_> {
             authorized,
             sent_at_ms: sent_at_ms(message.date),
         };
-        Outcome::Message(Box::new(Pending { message, files, album }))
+        let pending = Box::new(Pending { message, files, album });
+        if meant { Outcome::Message(pending) } else { Outcome::Held(pending) }
     }
 
     fn route(&self, message: &Message, thread: Option<i32>) -> Route {
@@ -358,6 +336,16 @@ impl Reader<'_> {
     }
 }
 
+/// How a message is heard.
+struct Heard {
+    peer: Peer,
+    thread: Option<i32>,
+    authorized: bool,
+    context: Vec<String>,
+    /// Whether it is for the assistant; else another part of its album may be.
+    meant: bool,
+}
+
 struct Body {
     text: String,
     for_another_bot: bool,
@@ -389,12 +377,6 @@ fn quoted(message: &Message) -> Option<String> {
     }
     let replied = message.reply_to_message.as_ref()?;
     replied.text.clone().or_else(|| replied.caption.clone())
-}
-
-/// Returns the album that a group's message is a part of.
-fn album(message: &Message) -> Option<String> {
-    let album = message.media_group_id.as_ref().filter(|_| is_group(message))?;
-    Some(format!("{}:{album}", message.chat.id))
 }
 
 fn is_group(message: &Message) -> bool {
@@ -473,22 +455,6 @@ impl History {
     }
 }
 
-impl Albums {
-    fn add(&mut self, album: String) {
-        if self.0.contains(&album) {
-            return;
-        }
-        self.0.push_back(album);
-        if self.0.len() > MAX_ALBUMS {
-            self.0.pop_front();
-        }
-    }
-
-    fn have(&self, message: &Message) -> bool {
-        album(message).is_some_and(|album| self.0.contains(&album))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -517,14 +483,14 @@ mod tests {
             activation: &activation.collect(),
             history_limit: 2,
         };
-        let (mut history, mut albums) = (History::default(), Albums::default());
+        let mut history = History::default();
         let read = |batch: &Vec<Value>| {
             let unpack = |update| {
                 let raw = serde_json::value::to_raw_value(update).unwrap();
                 Unpacked::of(&raw).unwrap()
             };
             let batch: Vec<_> = batch.iter().map(unpack).collect();
-            reader.read(&batch, &mut history, &mut albums)
+            reader.read(&batch, &mut history)
         };
         let arrivals = batches.iter().flat_map(read);
         arrivals.map(|arrival| arrival.outcome).collect()
@@ -631,39 +597,37 @@ mod tests {
     }
 
     #[test]
-    fn the_bot_is_meant_by_all_pictures_of_an_album() {
-        let picture = |album: &str, more: Value| {
-            let photo = json!([{ "file_id": "a", "file_unique_id": "a", "width": 9, "height": 9 }]);
-            let mut message = json!({ "photo": photo, "media_group_id": album });
+    fn parts_of_an_album_that_do_not_mean_the_bot_wait_for_one_that_does() {
+        let photo = |size: u64| {
+            json!([{
+                "file_id": "a", "file_unique_id": "a", "width": 9, "height": 9, "file_size": size,
+            }])
+        };
+        let picture = |more: Value| {
+            let mut message = json!({ "photo": photo(1), "media_group_id": "g" });
             for (key, value) in more.as_object().unwrap() {
                 message[key] = value.clone();
             }
             update(message)
         };
-        let named = json!({ "caption": "Jarvis, which one?" });
-        let batches = [
-            vec![
-                picture("g", json!({})),
-                picture("g", named.clone()),
-                picture("h", json!({ "caption": "our trip" })),
-                picture("h", json!({})),
-            ],
-            vec![
-                picture("g", json!({})),
-                picture("h", json!({})),
-                picture("g", json!({ "chat": { "id": -6, "type": "group", "title": "H" } })),
-            ],
+        let updates = [
+            picture(json!({})),
+            picture(json!({ "caption": "our trip" })),
+            picture(json!({ "photo": photo(9_000_000) })),
+            picture(json!({ "caption": "Jarvis, which one?" })),
+            picture(json!({ "media_group_id": null })),
         ];
-        let outcomes = read_batches(json!({}), &[], &batches);
-        let heard = |outcome| matches!(outcome, &Outcome::Message(_));
-        let heard: Vec<bool> = outcomes.iter().map(heard).collect();
-        assert_eq!(heard, [true, true, false, false, true, false, false]);
-        assert_eq!(message(&outcomes[1]).text, "Jarvis, which one?");
-        let stranger = json!({ "from": { "id": 8, "is_bot": false, "first_name": "Bob" } });
-        let section = json!({ "groupPolicy": "allowlist", "groupAllowFrom": [7] });
-        let batch = vec![picture("g", named), picture("g", stranger)];
-        let outcomes = read_batches(section, &[], &[batch]);
-        assert!(matches!(outcomes[..], [Outcome::Message(_), Outcome::Ignored]));
+        let outcomes = read(json!({}), &updates);
+        let Outcome::Held(first) = &outcomes[0] else { panic!("{outcomes:?}") };
+        assert_eq!((first.album.as_deref(), first.files.len()), (Some("g"), 1));
+        let Outcome::Held(large) = &outcomes[2] else { panic!("{outcomes:?}") };
+        assert!(large.message.text.contains("above 5 MB"), "{}", large.message.text);
+        assert_eq!((large.album.as_deref(), large.files.len()), (Some("g"), 0));
+        assert_eq!(message(&outcomes[3]).context, ["Ann Lee: our trip"]);
+        assert!(matches!(outcomes[4], Outcome::Ignored));
+        let section = json!({ "groupPolicy": "allowlist", "groupAllowFrom": [8] });
+        let shut_out = read(section, &updates);
+        assert!(shut_out.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
     }
 
     #[test]
