@@ -110,7 +110,8 @@ pub fn folder(path: &Path) -> Result<Option<u32>, Error> {
     DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path).map_err(Error::io(path))?;
     let metadata = fs::metadata(path).map_err(Error::io(path))?;
     own(path, &metadata)?;
-    narrow(path, &metadata, FOLDER_MODE)
+    let set = |mode| fs::set_permissions(path, mode);
+    narrow(path, &metadata, FOLDER_MODE, set)
 }
 
 /// Opens a file of ours for reading and writing, creating it as needed.
@@ -144,7 +145,8 @@ pub fn file(path: &Path) -> Result<(File, Option<u32>), Error> {
         );
     }
     own(path, &metadata)?;
-    let narrowed = narrow(path, &metadata, FILE_MODE)?;
+    // The one that was opened: another may be at its place by now, or none.
+    let narrowed = narrow(path, &metadata, FILE_MODE, |mode| file.set_permissions(mode))?;
     Ok((file, narrowed))
 }
 
@@ -169,7 +171,7 @@ pub fn new_file(path: &Path) -> io::Result<File> {
 pub fn trusted(path: &Path) -> Result<(File, Option<u32>), Error> {
     let (file, metadata) = trusted_file(path)?;
     if metadata.uid() == Uid::effective().as_raw() {
-        let narrowed = narrow(path, &metadata, FILE_MODE)?;
+        let narrowed = narrow(path, &metadata, FILE_MODE, |mode| file.set_permissions(mode))?;
         return Ok((file, narrowed));
     }
     Ok((file, None))
@@ -230,13 +232,18 @@ fn own(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     Err(Error::Foreign { path: path.display().to_string(), owner, me })
 }
 
-fn narrow(path: &Path, metadata: &Metadata, wanted: u32) -> Result<Option<u32>, Error> {
+fn narrow(
+    path: &Path,
+    metadata: &Metadata,
+    wanted: u32,
+    set: impl FnOnce(Permissions) -> io::Result<()>,
+) -> Result<Option<u32>, Error> {
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS == 0 {
         return Ok(None);
     }
     // A read-only file system keeps its modes; the owner was checked.
-    match fs::set_permissions(path, Permissions::from_mode(mode & wanted)) {
+    match set(Permissions::from_mode(mode & wanted)) {
         Err(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => {
             Err(Error::io(path)(error))
         }
