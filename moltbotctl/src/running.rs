@@ -17,6 +17,9 @@ use serde_json::Value;
 
 use crate::paths::Paths;
 
+/// How often the list of locks is looked through before one is missing.
+const LOOKS: usize = 8;
+
 /// A running gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,9 +65,12 @@ pub fn note(file: &Path) -> Option<Value> {
     (lives(pid) && is_held(file, pid)).then_some(note)
 }
 
+/// The kernel tells a long list in parts, and leaves one out where others come
+/// and go in between: only one that is missing every time is missing.
 fn is_held(file: &Path, pid: u32) -> bool {
-    let Ok(locks) = fs::read_to_string("/proc/locks") else { return true };
-    fs::metadata(file).is_ok_and(|found| holds(&locks, found.ino(), pid))
+    let Ok(inode) = fs::metadata(file).map(|found| found.ino()) else { return false };
+    (0..LOOKS)
+        .any(|_| fs::read_to_string("/proc/locks").map_or(true, |locks| holds(&locks, inode, pid)))
 }
 
 /// Returns the notes of all gateways in the places where the daemon puts its
@@ -108,7 +114,10 @@ fn lives(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::{
+        fs::File,
+        sync::atomic::{AtomicBool, Ordering},
+    };
 
     use nix::fcntl::{Flock, FlockArg};
 
@@ -155,6 +164,28 @@ mod tests {
         assert_eq!(Running::holder(&paths(folder.path())), None);
         assert_eq!(Running::find(&paths(folder.path())), None);
         assert_eq!(super::note(&folder.path().join("lock")), None);
+    }
+
+    #[test]
+    fn a_gateway_is_found_on_a_host_whose_locks_come_and_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("lock");
+        let _held = write_and_lock(&file, std::process::id());
+        // More of them than the kernel tells at once.
+        let others = (0..100).map(|number| folder.path().join(format!("other{number}")));
+        let others: Vec<_> = others.map(|path| File::create(path).unwrap()).collect();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    others.iter().for_each(|file| file.lock().unwrap());
+                    others.iter().for_each(|file| file.unlock().unwrap());
+                }
+            });
+            let found = (0..1000).filter(|_| super::note(&file).is_some()).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(found, 1000);
+        });
     }
 
     #[test]
