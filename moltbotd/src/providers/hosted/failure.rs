@@ -15,13 +15,17 @@ use crate::providers::ProviderError;
 /// Longest part of a server's message that is shown, in characters.
 const MAX_CHARS: usize = 300;
 
+/// Longest pause that a server's word is taken for; whoever wants more is asked
+/// again after it.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60 * 60);
+
 /// A failed attempt.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: ProviderError,
     /// Whether another attempt may succeed.
     pub(super) transient: bool,
-    /// How long the server asked to wait.
+    /// How long the server asked to wait; at most [`MAX_RETRY_AFTER`].
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -172,7 +176,9 @@ fn shortened(text: &str) -> String {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<f64>().ok();
     let seconds = number("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| number("retry-after"));
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    let longest = MAX_RETRY_AFTER.as_secs_f64();
+    let seconds = seconds.filter(|seconds| !seconds.is_nan());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.min(longest)).ok())
 }
 
 impl Names {
@@ -191,5 +197,28 @@ impl Names {
             return format!("{}: {what}", self.provider);
         }
         format!("{}: {what}: {said}", self.provider)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(name: &'static str, value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        retry_after(&headers)
+    }
+
+    #[test]
+    fn no_server_is_left_alone_for_longer_than_an_hour() {
+        assert_eq!(asked("retry-after", "7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("retry-after-ms", "1500"), Some(Duration::from_millis(1500)));
+        for endless in ["3601", "1e15", "1e300", "inf"] {
+            assert_eq!(asked("retry-after", endless), Some(MAX_RETRY_AFTER), "{endless}");
+        }
+        for nonsense in ["-1", "NaN", "soon", ""] {
+            assert_eq!(asked("retry-after", nonsense), None, "{nonsense}");
+        }
     }
 }
