@@ -56,5 +56,9 @@ async fn other_words_start_a_conversation_anew() {
     assert_eq!(transcript(&mut client, "main").await, first);
     says(&mut client, "main", "/Frisch").await;
     assert_ne!(transcript(&mut client, "main").await, first);
-    assert!(says(&mut client, "main", "/help").await.contains("/frisch – start a new"));
+    let help = says(&mut client, "main", "/help").await;
+    assert!(help.contains("/frisch – start a new"), "{help}");
+    // The built-in model calls tools by hand.
+    assert!(help.contains("/tool NAME {json} – call a tool of the assistant: "), "{help}");
+    assert!(help.contains("nodes"), "{help}");
 }

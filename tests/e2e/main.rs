@@ -7,6 +7,7 @@ mod advisories;
 mod backup;
 mod binding;
 mod broken_config;
+mod channels;
 mod commands;
 mod config;
 mod contract;

@@ -8,6 +8,7 @@ use super::{Agent, beginning, ending, request::RunRequest, runs::Run};
 use crate::{
     clock::now_ms,
     config::{Config, Session},
+    providers::echo,
     sessions::{self, key, message, model},
     store::{Db, NewMessage, RunEnd, RunState, StoreError},
     tools::ToolError,
@@ -124,7 +125,10 @@ impl Agent {
                 Err(error) => return self.lost(run, &error),
             },
             Command::Node(Err(complaint)) => complaint.clone(),
-            Command::Help => help(&config.session),
+            Command::Help => match self.help(run, &config).await {
+                Ok(text) => text,
+                Err(error) => return self.lost(run, &error),
+            },
             Command::New => "✨ A new conversation has begun.".to_owned(),
             Command::Nodes => self.nodes_text().await,
             Command::Status => match self.status_text(run).await {
@@ -170,6 +174,18 @@ impl Agent {
             Ok(Err(ToolError(text))) => format!("⚠️ {text}"),
             Err(_) => "⚠️ The node did not answer in time.".to_owned(),
         })
+    }
+
+    /// Lists the commands. A tool is called by hand where no model would.
+    async fn help(&self, run: &Run, config: &Config) -> Result<String, StoreError> {
+        let key = run.session_key.clone();
+        let entry = self.parts.store.read(move |db| db.session(&key)).await?;
+        let agent = key::owner(config, &run.session_key);
+        let candidates = model::candidates(config, &agent, entry.as_ref());
+        let tools = self.parts.tools.specs();
+        let names = tools.iter().map(|tool| tool.name.as_str()).collect::<Vec<_>>().join(", ");
+        let by_hand = candidates.first() == Some(&echo::model()) && !names.is_empty();
+        Ok(help(&config.session, by_hand.then_some(&names)))
     }
 
     async fn nodes_text(&self) -> String {
@@ -265,7 +281,10 @@ fn parse(text: &str, session: &Session) -> Option<Command> {
     })
 }
 
-fn help(session: &Session) -> String {
+fn help(session: &Session, tools: Option<&String>) -> String {
+    let tool = tools.map_or_else(String::new, |names| {
+        format!("\n/tool NAME {{json}} – call a tool of the assistant: {names}")
+    });
     let new = triggers(session).collect::<Vec<_>>().join(" or ");
     format!(
         "Commands:\n\
@@ -273,7 +292,7 @@ fn help(session: &Session) -> String {
          {new} – start a new conversation; text after it is its first message\n\
          /stop – stop what is under way\n\
          /nodes – list the nodes\n\
-         /node <id> <command> [json] – run a command on a node\n\
+         /node <id> <command> [json] – run a command on a node{tool}\n\
          /help – this list"
     )
 }
@@ -392,7 +411,7 @@ mod tests {
         }
         let session =
             Session { reset_triggers: words.map(Into::into).into(), ..Session::default() };
-        assert!(help(&session).contains("\nFresh start or /frisch – start"));
+        assert!(help(&session, None).contains("\nFresh start or /frisch – start"));
     }
 
     fn marked(text: &str, words: &[&str]) -> RunRequest {

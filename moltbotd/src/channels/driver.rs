@@ -25,6 +25,8 @@ pub struct Entry {
     pub detail_label: &'static str,
     /// Name of a symbol.
     pub system_image: &'static str,
+    /// What its owner does to set it up.
+    pub setup: &'static str,
     /// Schema of its section.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Looks through its section.

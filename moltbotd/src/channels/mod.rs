@@ -32,12 +32,34 @@ use crate::{
 /// Every channel the daemon knows.
 pub const ALL: &[Entry] = &[telegram::ENTRY];
 
-/// Looks through a channel's section of the configuration. One of a channel
-/// that this daemon does not know is left alone.
+/// Key of the section that holds for all channels.
+const DEFAULTS: &str = "defaults";
+
+/// Looks through a channel's section of the configuration.
 pub fn check(id: &str, section: &Value, findings: &mut Findings<'_>) {
-    if let Some(entry) = ALL.iter().find(|entry| entry.id == id) {
-        (entry.check)(section, findings);
+    match ALL.iter().find(|entry| entry.id == id) {
+        Some(entry) => (entry.check)(section, findings),
+        None if id == DEFAULTS => {}
+        None => {
+            let served = served();
+            findings.odd(format!("is no channel of this version, and is ignored; it has {served}"));
+        }
     }
+}
+
+/// Says what is missing where a channel is named that is not there.
+#[must_use]
+pub fn missing(channel: &str) -> String {
+    match ALL.iter().find(|entry| entry.id == channel) {
+        Some(entry) => {
+            format!("{channel}: {} is not set up on this gateway; {}", entry.label, entry.setup)
+        }
+        None => format!("{channel}: this version has no such channel; it has {}", served()),
+    }
+}
+
+fn served() -> String {
+    ALL.iter().map(|entry| entry.id).collect::<Vec<_>>().join(", ")
 }
 
 /// Messages on their way to the agent. Bounded: a full queue makes channels
@@ -180,7 +202,7 @@ pub struct Sent {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SendError {
     /// No such channel is configured.
-    #[error("unsupported channel: {0}")]
+    #[error("unsupported channel: {}", missing(.0))]
     UnknownChannel(String),
     /// The channel refused it for good.
     #[error("{0}")]

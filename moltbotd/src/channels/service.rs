@@ -249,7 +249,7 @@ impl Channels {
     pub fn target(&self, channel: &str, to: &str) -> Result<Target, String> {
         let entry = ALL.iter().find(|entry| entry.id == channel);
         entry.map_or_else(
-            || Err(format!("unsupported channel: {channel}")),
+            || Err(SendError::UnknownChannel(channel.to_owned()).to_string()),
             |entry| (entry.target)(to),
         )
     }
@@ -372,7 +372,7 @@ impl Channels {
         }
         let running = self
             .find(channel, account)
-            .ok_or_else(|| SendError::Refused(format!("unknown {channel} account: {account}")))?;
+            .ok_or_else(|| SendError::Refused(self.no_account(channel, account)))?;
         if let Err(reason) = running.usable() {
             let told = running.account.lacks.clone();
             let told = told.unwrap_or_else(|| format!("{channel} account {account:?}: {reason}"));
@@ -406,6 +406,17 @@ impl Channels {
                 "queued, and not confirmed within 60 s; it is tried again until it is".into(),
             )),
         }
+    }
+
+    /// Says which accounts a channel has.
+    fn no_account(&self, channel: &str, account: &str) -> String {
+        let accounts = self.accounts_of(channel);
+        let known: Vec<_> = accounts.iter().map(|running| running.account.id.as_str()).collect();
+        format!(
+            "unknown {channel} account: {account}; known are {}; another is set up below \
+             channels.{channel}.accounts.{account}",
+            known.join(", ")
+        )
     }
 
     /// Returns what became of a message, `None` while that is open.

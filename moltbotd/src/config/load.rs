@@ -73,6 +73,11 @@ impl Findings<'_> {
         }
         found.map_err(|issue| self.report.warnings.push(issue)).ok()
     }
+
+    /// Notes what is odd about the section as a whole.
+    pub fn odd(&mut self, text: String) {
+        self.report.warnings.push(Issue::at(&self.at, text));
+    }
 }
 
 /// A configuration with what is known about its file.

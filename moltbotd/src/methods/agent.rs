@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Context, chat};
 use crate::{
     agent::{Accepted, Ended, RunRequest, Started, attachments},
-    channels::{OutboundMessage, Route},
+    channels::{self, OutboundMessage, Route},
     gateway::Gateway,
     rpc::{Error, Final, Result, Router, Twice},
     sessions::{self, key},
@@ -136,7 +136,10 @@ fn channel(params: &AgentRun) -> Result<Option<String>> {
     match name.as_str() {
         "last" => Ok(None),
         known if CHANNELS.contains(&known) => Ok(Some(name)),
-        _ => Err(Error::Invalid(format!("invalid agent params: unknown channel: {name}"))),
+        _ => {
+            let missing = channels::missing(&name);
+            Err(Error::Invalid(format!("invalid agent params: unknown channel: {missing}")))
+        }
     }
 }
 
@@ -200,7 +203,7 @@ async fn way(
         return Ok(Way::None);
     }
     let Some(account) = channels.default_account(&channel) else {
-        return Ok(Way::Blocked(format!("Unknown channel: {channel}")));
+        return Ok(Way::Blocked(format!("Unknown channel: {}", channels::missing(&channel))));
     };
     let named = |text: &Option<String>| {
         text.as_deref().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)

@@ -87,7 +87,7 @@ fn addressed(channels: &Channels, params: &Send) -> Result<(OutboundMessage, Pee
     let channel = channel.unwrap_or(DEFAULT_CHANNEL).to_lowercase();
     let account = channels
         .default_account(&channel)
-        .ok_or_else(|| Error::Invalid(format!("unsupported channel: {channel}")))?;
+        .ok_or_else(|| Error::Invalid(SendError::UnknownChannel(channel.clone()).to_string()))?;
     let named = params.account_id.as_deref().map(str::trim).filter(|id| !id.is_empty());
     let target = channels.target(&channel, &params.to).map_err(Error::Invalid)?;
     let media = params.media_url.iter().chain(params.media_urls.iter().flatten());

@@ -54,6 +54,9 @@ pub(super) const ENTRY: Entry = Entry {
     label: "Telegram",
     detail_label: "Telegram Bot",
     system_image: "paperplane",
+    setup: "get a bot from @BotFather, put its token into a file, and name it: moltbotctl config \
+            set channels.telegram.tokenFile FILE (or set channels.telegram.botToken, or \
+            TELEGRAM_BOT_TOKEN for the daemon)",
     schema: Settings::json_schema,
     check: config::check,
     target: send::target,
