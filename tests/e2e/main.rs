@@ -16,6 +16,7 @@ mod doctor;
 mod events;
 mod faults;
 mod handshake;
+mod harness;
 mod import;
 mod ingress;
 mod layers;

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use moltbot_tests::{npm, ports};
+use moltbot_tests::{Tree, npm, ports};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
-    process::{Child, Command},
+    process::Command,
     sync::{Semaphore, SemaphorePermit},
 };
 
@@ -62,8 +62,9 @@ impl Foreign {
 
     /// Runs a command to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Output {
-        let running = self.command(arguments).output();
-        let ended = tokio::time::timeout(PATIENCE, running).await;
+        let mut command = self.command(arguments);
+        let mut running = Tree::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let ended = tokio::time::timeout(PATIENCE, running.output()).await;
         ended.unwrap_or_else(|_| panic!("{arguments:?} did not end")).unwrap()
     }
 
@@ -85,14 +86,11 @@ impl Foreign {
     }
 
     /// Starts a command that goes on; its output goes to a file of the home.
-    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Tree {
         let log = std::fs::File::create(self.home().join("log")).unwrap();
-        self.command(arguments)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap()
+        let mut command = self.command(arguments);
+        command.stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null());
+        Tree::spawn(&mut command)
     }
 
     pub(crate) fn log(&self) -> String {
@@ -103,7 +101,7 @@ impl Foreign {
     ///
     /// Port and token go into its configuration: the flags of `gateway run` are
     /// taken by the command above it.
-    pub(crate) async fn gateway(&self, config: &mut Value) -> (Child, u16) {
+    pub(crate) async fn gateway(&self, config: &mut Value) -> (Tree, u16) {
         let port = ports::free();
         config["gateway"]["port"] = port.into();
         std::fs::write(self.home().join("config.json"), config.to_string()).unwrap();

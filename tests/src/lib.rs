@@ -24,6 +24,7 @@ pub mod steered_model;
 pub mod tailnet;
 pub mod telegram;
 pub mod telegram_front;
+pub mod tree;
 
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ pub use self::{
     steered_model::SteeredModel,
     tailnet::Tailnet,
     telegram::Telegram,
+    tree::Tree,
 };
 #[cfg(target_os = "linux")]
 pub use self::{far_host::FarHost, island::on_an_island};

@@ -40,7 +40,7 @@ pub fn program(code: &str, home: &Path) -> Command {
 }
 
 fn prepared(home: &Path) -> Command {
-    let mut command = Command::new(node());
+    let mut command = on_a_leash(&node());
     command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")
@@ -49,6 +49,18 @@ fn prepared(home: &Path) -> Command {
         .current_dir(home)
         .stdin(std::process::Stdio::null())
         .kill_on_drop(true);
+    command
+}
+
+/// Has the program ended when the test is killed and cannot do it, where
+/// util-linux is there.
+fn on_a_leash(program: &Path) -> Command {
+    let leash = Path::new("/usr/bin/setpriv");
+    if !leash.exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(leash);
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
     command
 }
 

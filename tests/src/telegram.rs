@@ -12,13 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader},
-    process::Child,
-};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::{
-    PATIENCE, npm, ports,
+    PATIENCE, Tree, npm, ports,
     telegram_front::{Front, Message, post},
 };
 
@@ -41,7 +38,7 @@ pub struct Telegram {
     /// What the daemon talks to.
     pub front: Front,
     emulator: u16,
-    _child: Child,
+    _child: Tree,
     _home: TempDir,
     date: AtomicI64,
 }
@@ -138,13 +135,10 @@ impl Telegram {
     }
 }
 
-async fn launch(home: &TempDir) -> Option<(u16, Child)> {
+async fn launch(home: &TempDir) -> Option<(u16, Tree)> {
     let port = ports::free();
-    let mut child = npm::program(PROGRAM, home.path())
-        .arg(port.to_string())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("node is installed");
+    let mut command = npm::program(PROGRAM, home.path());
+    let mut child = Tree::spawn(command.arg(port.to_string()).stdout(Stdio::piped()));
     let stdout = child.stdout.take().expect("it is piped");
     let mut line = String::new();
     let mut stdout = BufReader::new(stdout);
