@@ -501,14 +501,17 @@ impl Progress for Invisible {
 
 impl Running {
     fn new(entry: &'static Entry, account: Account) -> Self {
-        Self {
+        let running = Self {
             entry,
             account,
             state: Arc::default(),
             wake: Arc::default(),
             stop: CancellationToken::new(),
             tasks: Mutex::default(),
-        }
+        };
+        // Known before it is started: a call may come in between.
+        running.ready();
+        running
     }
 
     /// Returns the driver of an account that is to run; else notes why it is
@@ -679,6 +682,22 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_keeps_an_account_from_running_is_known_before_it_is_started() {
+        let account = |enabled, driver: Result<Arc<dyn Driver>, String>| Account {
+            id: "default".into(),
+            enabled,
+            driver,
+            lacks: None,
+            seed: Value::Null,
+            facts: Map::new(),
+        };
+        let entry = &ALL[0];
+        let error = |account| Running::new(entry, account).state.get().last_error;
+        assert_eq!(error(account(true, Err("no token".into()))).as_deref(), Some("no token"));
+        assert_eq!(error(account(false, Err("no token".into()))).as_deref(), Some("disabled"));
+    }
 
     #[test]
     fn a_pause_of_any_length_is_spread_by_up_to_a_quarter() {
