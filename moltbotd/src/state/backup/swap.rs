@@ -63,6 +63,12 @@ impl Plan {
         let text = serde_json::to_vec_pretty(self).expect("plans serialize");
         let write = || {
             use io::Write as _;
+            match fs::remove_file(&draft) {
+                // Left by one that was killed; the locks are the caller's.
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
             let mut file = private::new_file(&draft)?;
             file.write_all(&text)?;
             file.sync_all()?;
@@ -212,6 +218,18 @@ mod tests {
             assert_new(dir.path());
             finish(&paths).unwrap();
         }
+    }
+
+    #[test]
+    fn a_draft_that_one_left_who_was_killed_is_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, plan) = prepared(dir.path());
+        let draft = plan_file(&paths).with_extension(crate::state::backup::PARTIAL);
+        fs::write(&draft, "{").unwrap();
+        plan.put_down(&paths).unwrap();
+        finish(&paths).unwrap();
+        assert_new(dir.path());
+        assert!(!draft.exists());
     }
 
     #[test]
