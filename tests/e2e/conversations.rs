@@ -62,3 +62,21 @@ async fn other_words_start_a_conversation_anew() {
     assert!(help.contains("/tool NAME {json} – call a tool of the assistant: "), "{help}");
     assert!(help.contains("nodes"), "{help}");
 }
+
+#[tokio::test]
+async fn an_agent_is_called_what_people_call_it() {
+    let config = json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "agents": { "list": [
+            { "id": "main", "name": "First", "identity": { "name": "Ada", "emoji": "🦞" } },
+            { "id": "ops", "name": "Ops" },
+        ] },
+    });
+    let daemon = Daemon::start_with(Options::with(config)).await;
+    let mut client = daemon.operator().await;
+    for (agent, name, avatar) in [("main", "Ada", "🦞"), ("ops", "Ops", "O")] {
+        let asked = json!({ "agentId": agent });
+        let identity = client.call("agent.identity.get", asked).await.unwrap();
+        assert_eq!(identity, json!({ "agentId": agent, "name": name, "avatar": avatar }));
+    }
+}

@@ -374,7 +374,8 @@ impl Conversation<'_> {
     fn name(&self) -> String {
         let listed = self.config.agents.list.iter();
         let own = listed.filter(|agent| agent.id.eq_ignore_ascii_case(&self.agent_id));
-        own.filter_map(|agent| agent.name.clone()).next().unwrap_or_else(|| "Moltbot".into())
+        let name = own.filter_map(|agent| agent.called()).next();
+        name.unwrap_or("Moltbot").to_owned()
     }
 
     fn thinking(&self) -> Option<String> {

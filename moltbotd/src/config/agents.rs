@@ -101,6 +101,15 @@ pub struct Agent {
     pub group_chat: AgentGroupChat,
 }
 
+impl Agent {
+    /// Returns what it is called: by people, else in lists.
+    #[must_use]
+    pub fn called(&self) -> Option<&str> {
+        let names = [&self.identity.name, &self.name];
+        names.into_iter().flatten().map(|name| name.trim()).find(|name| !name.is_empty())
+    }
+}
+
 /// What people call an agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]

@@ -43,10 +43,20 @@ async fn identity(cx: Context, request: AgentIdentityGet) -> Result<AgentIdentit
         )));
     }
     let agent_id = named.or(owner).unwrap_or_else(|| key::default_agent(&config));
-    let listed = agents(&config).into_iter().find(|agent| agent.id == agent_id);
-    let name = listed.and_then(|agent| agent.name).unwrap_or_else(|| NAME.to_owned());
-    let avatar = name.chars().next().unwrap_or('A').to_uppercase().to_string();
+    let listed = config.agents.list.iter().find(|agent| agent.id.eq_ignore_ascii_case(&agent_id));
+    let name = listed.and_then(|agent| agent.called()).unwrap_or(NAME).to_owned();
+    let sign = listed.and_then(|agent| agent.identity.emoji.as_deref()).map(str::trim);
+    let avatar = match sign.filter(|sign| is_sign(sign)) {
+        Some(sign) => sign.to_owned(),
+        None => name.chars().next().unwrap_or('A').to_uppercase().to_string(),
+    };
     Ok(AgentIdentity { agent_id, name, avatar })
+}
+
+/// Returns whether a text is short enough to stand beside messages; clients of
+/// the reference count in UTF-16.
+fn is_sign(text: &str) -> bool {
+    !text.contains(char::is_whitespace) && (1..=4).contains(&text.encode_utf16().count())
 }
 
 fn agents(config: &Config) -> Vec<AgentSummary> {

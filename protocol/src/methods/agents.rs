@@ -66,6 +66,6 @@ pub struct AgentIdentity {
     pub agent_id: String,
     /// Its name.
     pub name: String,
-    /// A letter to show beside its messages.
+    /// A letter or a sign to show beside its messages.
     pub avatar: String,
 }

@@ -187,7 +187,7 @@ impl Reader<'_> {
             Some(activation) => *activation == Activation::Mention,
             None => require_mention,
         };
-        let meant = !require_mention || control || self.is_mentioned(message, &body.text);
+        let meant = !require_mention || control || self.is_mentioned(message);
         let context = if meant {
             history.take(&id)
         } else {
@@ -264,8 +264,8 @@ impl Reader<'_> {
 
     /// Returns the text without the bot's name before it or in its command.
     fn text(&self, message: &Message) -> Body {
-        let text = message.text.as_deref().or(message.caption.as_deref()).unwrap_or_default();
-        let text = self.without_mention(text);
+        let text = self.without_mention(said(message));
+        let text = self.called(message, text).unwrap_or(text);
         let Some(rest) = text.strip_prefix('/') else {
             return Body { text: text.to_owned(), for_another_bot: false };
         };
@@ -297,10 +297,21 @@ impl Reader<'_> {
         }
     }
 
-    fn is_mentioned(&self, message: &Message, text: &str) -> bool {
-        let (raw, entities) = match &message.text {
-            Some(raw) => (raw.as_str(), &message.entities),
-            None => (message.caption.as_deref().unwrap_or_default(), &message.caption_entities),
+    /// Returns the command that a group's message gives to the bot by name.
+    fn called<'t>(&self, message: &Message, text: &'t str) -> Option<&'t str> {
+        let rest = |name: &Regex| {
+            let found = name.find(text).filter(|found| found.start() == 0)?;
+            let rest = text[found.end()..].trim_start_matches([',', ':']).trim_start();
+            rest.starts_with('/').then_some(rest)
+        };
+        if is_group(message) { self.mentions.iter().find_map(rest) } else { None }
+    }
+
+    fn is_mentioned(&self, message: &Message) -> bool {
+        let raw = said(message);
+        let entities = match &message.text {
+            Some(_) => &message.entities,
+            None => &message.caption_entities,
         };
         let entities = entities.as_deref().unwrap_or_default();
         let by_name = entities.iter().any(|entity| self.is_me(raw, entity));
@@ -309,7 +320,7 @@ impl Reader<'_> {
             .as_ref()
             .and_then(|replied| replied.from.as_ref())
             .is_some_and(|from| i64::try_from(from.id) == Ok(self.me.id));
-        let text = visible(text);
+        let text = visible(raw);
         by_name || by_reply || self.mentions.iter().any(|pattern| pattern.is_match(&text))
     }
 
@@ -369,6 +380,10 @@ fn sender(message: &Message) -> Option<Sender> {
         None => first_name.clone(),
     };
     Some(Sender { id: id.to_string(), name, username: username.clone() })
+}
+
+fn said(message: &Message) -> &str {
+    message.text.as_deref().or(message.caption.as_deref()).unwrap_or_default()
 }
 
 fn quoted(message: &Message) -> Option<String> {
@@ -549,12 +564,19 @@ mod tests {
     #[test]
     fn commands_in_groups_need_authority_and_the_right_bot() {
         let said = |text: &str| update(json!({ "text": text }));
-        let texts = [said("/status@HelperBot now"), said("/status@OtherBot"), said("/status")];
+        let called = said("Jarvis, /status@HelperBot now");
+        let texts =
+            [said("/status@HelperBot now"), said("/status@OtherBot"), said("/status"), called];
         let named = read(json!({ "allowFrom": [7] }), &texts);
         assert_eq!(message(&named[0]).text, "/status now");
         assert!(message(&named[0]).authorized);
         assert!(matches!(named[1], Outcome::Ignored));
         assert_eq!(message(&named[2]).text, "/status");
+        assert_eq!(message(&named[3]).text, "/status now");
+        // Any other text keeps the name.
+        let tool = read(json!({}), &[said("jarvis: /tool nodes {}"), said("Jarvis, hello")]);
+        assert_eq!(message(&tool[0]).text, "/tool nodes {}");
+        assert_eq!(message(&tool[1]).text, "Jarvis, hello");
         let strangers = read(json!({ "groupPolicy": "open" }), &texts);
         assert!(strangers.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
     }
