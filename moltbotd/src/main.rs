@@ -335,6 +335,7 @@ fn serve(prepared: Prepared) -> Result<Ended, Failure> {
         .await
     });
     runtime.shutdown_timeout(LAST_WAIT);
+    supervisor::finish();
     ended
 }
 

@@ -1,20 +1,52 @@
 //! What the service manager is told, and which one there is. The only file
 //! that knows systemd; without a manager that listens (`NOTIFY_SOCKET`)
 //! nothing happens.
+//!
+//! A manager that does not read would block whoever tells it something, so a
+//! thread of its own does that, message after message.
 
-use std::{fmt, future::Future, os::fd::AsFd, path::Path, process, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    io,
+    os::fd::AsFd,
+    path::Path,
+    process,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, SyncSender},
+    },
+    thread,
+    time::Duration,
+};
 
 use nix::unistd;
 use sd_notify::NotifyState;
 use tokio::{task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
 use crate::environment::Environment;
 
 /// The exit code that asks to be started again. Every unit and property list
 /// of ours restarts on it; no other exit uses it.
 pub const RESTART: u8 = 79;
+
+/// Messages that may wait for the manager; more are dropped with a warning.
+const MOST_WAITING: usize = 64;
+/// How long the exit waits for a manager that was not told everything yet.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How often a message is sent that does not arrive, and how long between: a
+/// manager that is being replaced is gone for a moment.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// A message under way: sends it once.
+type Message = Box<dyn Fn() -> io::Result<()> + Send>;
+
+/// Whether a sign of life waits for the manager: one is enough.
+static SIGN_WAITS: AtomicBool = AtomicBool::new(false);
 
 /// Who starts the gateway again when it ends with [`RESTART`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,32 +101,35 @@ pub fn how_to_get_one() -> &'static str {
 
 /// Says that clients are served.
 pub fn ready(status: &str) {
-    notify(&[NotifyState::Ready, NotifyState::Status(status)]);
+    let status = status.to_owned();
+    tell(move || notify(&[NotifyState::Ready, NotifyState::Status(&status)]));
 }
 
 /// Says in one line how things are.
 pub fn status(text: &str) {
-    notify(&[NotifyState::Status(text)]);
+    let text = text.to_owned();
+    tell(move || notify(&[NotifyState::Status(&text)]));
 }
 
 /// Says that the configuration is being read anew; [`ready`] ends that.
 pub fn reloading() {
     // The manager wants the time in the same message.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Ok(now) => tell(move || notify(&[NotifyState::Reloading, now.clone()])),
         Err(error) => debug!(%error, "no monotonic clock"),
     }
 }
 
 /// Says that the process is about to end.
 pub fn stopping(status: &str) {
-    notify(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    let status = status.to_owned();
+    tell(move || notify(&[NotifyState::Stopping, NotifyState::Status(&status)]));
 }
 
 /// Asks for more time to start or stop.
 pub fn extend_timeout(more: Duration) {
     let more = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
-    notify(&[NotifyState::ExtendTimeoutUsec(more)]);
+    tell(move || notify(&[NotifyState::ExtendTimeoutUsec(more)]));
 }
 
 /// Reports life for as long as `probe` says so, where the manager wants that.
@@ -114,7 +149,7 @@ where
                 _ = tick.tick() => {}
             }
             match time::timeout(half, probe()).await {
-                Ok(Ok(())) => notify(&[NotifyState::Watchdog]),
+                Ok(Ok(())) => sign_of_life(),
                 Ok(Err(part)) => error!(part, "probe failed, watchdog gets no sign"),
                 Err(_) => error!("probe takes too long, watchdog gets no sign"),
             }
@@ -124,21 +159,97 @@ where
 
 /// Has the manager keep a copy of a socket for the next process.
 pub fn keep_socket(name: &str, socket: &impl AsFd) {
-    let states = [NotifyState::FdStore, NotifyState::FdName(name)];
-    if let Err(error) = sd_notify::notify_with_fds(&states, &[socket.as_fd()]) {
-        debug!(%error, name, "the service manager keeps no socket");
-    }
+    let copy = match socket.as_fd().try_clone_to_owned() {
+        Ok(copy) => copy,
+        Err(error) => return debug!(%error, name, "the service manager keeps no socket"),
+    };
+    let name = name.to_owned();
+    tell(move || {
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+        sd_notify::notify_with_fds(&states, &[copy.as_fd()])
+    });
 }
 
 /// Has the manager close the sockets it kept under this name.
 pub fn forget_socket(name: &str) {
-    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    let name = name.to_owned();
+    tell(move || notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]));
 }
 
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        debug!(%error, "service manager does not listen");
+/// Waits a moment until the manager was told everything: the last thing before
+/// the exit.
+pub fn finish() {
+    let (told, all_told) = mpsc::channel();
+    tell(move || {
+        // The exit may have stopped waiting.
+        let _ = told.send(());
+        Ok(())
+    });
+    // Without a manager the sender is gone at once.
+    if all_told.recv_timeout(LAST_WORDS) == Err(mpsc::RecvTimeoutError::Timeout) {
+        warn!("the service manager does not read what it is told");
     }
+}
+
+fn sign_of_life() {
+    if SIGN_WAITS.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    tell(|| {
+        let told = notify(&[NotifyState::Watchdog]);
+        SIGN_WAITS.store(false, Ordering::Release);
+        told
+    });
+}
+
+fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
+    sd_notify::notify(states)
+}
+
+/// Has a message sent after those before it; never waits.
+fn tell(message: impl Fn() -> io::Result<()> + Send + 'static) {
+    static TELLER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
+    if let Some(teller) = TELLER.get_or_init(teller)
+        && teller.try_send(Box::new(message)).is_err()
+    {
+        warn!("the service manager does not read; it is not told everything");
+    }
+}
+
+/// Starts the thread that tells the manager, where there is one.
+fn teller() -> Option<SyncSender<Message>> {
+    Environment::current().get("NOTIFY_SOCKET")?;
+    let (messages, waiting) = mpsc::sync_channel::<Message>(MOST_WAITING);
+    let run = move || {
+        // One that never listens is tried once for each message.
+        let mut listens = true;
+        for message in waiting {
+            listens = send(&message, if listens { ATTEMPTS } else { 1 });
+        }
+    };
+    match thread::Builder::new().name("service-manager".into()).spawn(run) {
+        Ok(_) => Some(messages),
+        Err(error) => {
+            error!(%error, "the service manager is told nothing");
+            None
+        }
+    }
+}
+
+/// Blocks for as long as the manager does not read; returns whether it listens.
+fn send(message: &Message, attempts: usize) -> bool {
+    for left in (0..attempts).rev() {
+        match message() {
+            Ok(()) => return true,
+            Err(error) if left > 0 => {
+                debug!(%error, "the service manager does not listen now");
+                thread::sleep(PAUSE);
+            }
+            Err(error) if attempts > 1 => warn!(%error, "the service manager does not listen"),
+            Err(error) => debug!(%error, "the service manager does not listen"),
+        }
+    }
+    false
 }
 
 #[cfg(test)]

@@ -324,6 +324,59 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+#[test]
+fn a_service_manager_that_does_not_read_stalls_nothing_and_is_told_later() {
+    let host = Host::new();
+    let path = host.folder.path().join("notify");
+    fs::remove_file(&path).unwrap();
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    fill(&path);
+    let mut command = host.command();
+    command.args(["--port", &free_port().to_string()]);
+    let mut gateway = host.spawn(command);
+    until(|| host.log().contains(" ready"), || host.log());
+    let mut buffer = [0; 4096];
+    loop {
+        let length = manager.recv(&mut buffer).unwrap();
+        if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") {
+            break;
+        }
+    }
+    fill(&path);
+    gateway.signal(Signal::SIGTERM);
+    let mut ended = None;
+    until(
+        || {
+            ended = gateway.child.try_wait().unwrap();
+            ended.is_some()
+        },
+        || host.log(),
+    );
+    assert_eq!(ended.unwrap().code(), Some(0), "{}", host.log());
+}
+
+/// Sends to a socket until it takes no more from anybody.
+fn fill(path: &Path) {
+    loop {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(path).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        if sender.send(b"X=1").is_err() {
+            return;
+        }
+        while sender.send(b"X=1").is_ok() {}
+    }
+}
+
+fn until(mut fits: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !fits() {
+        assert!(std::time::Instant::now() < deadline, "{}", otherwise());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// A folder, a profile and a service manager of its own.
 struct Host {
     folder: TempDir,
@@ -405,6 +458,10 @@ impl Host {
     fn spawn(&self, mut command: Command) -> Gateway {
         let stderr = fs::File::create(self.folder.path().join("stderr")).unwrap();
         Gateway { child: command.stderr(stderr).spawn().unwrap() }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
     /// Waits for a message to the service manager.
