@@ -14,8 +14,8 @@ use std::{
     process,
     sync::{
         OnceLock,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{self, SyncSender},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Sender},
     },
     thread,
     time::Duration,
@@ -33,7 +33,8 @@ use crate::environment::Environment;
 /// of ours restarts on it; no other exit uses it.
 pub const RESTART: u8 = 79;
 
-/// Messages that may wait for the manager; more are dropped with a warning.
+/// Messages that may wait for the manager; more are dropped with a warning,
+/// except that clients are served: a start or a reload does not end without it.
 const MOST_WAITING: usize = 64;
 /// How long the exit waits for a manager that was not told everything yet.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -42,8 +43,16 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const ATTEMPTS: usize = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// A message under way: sends it once.
-type Message = Box<dyn Fn() -> io::Result<()> + Send>;
+/// A message under way.
+struct Message {
+    /// Sends it once.
+    send: Box<dyn Fn() -> io::Result<()> + Send>,
+    /// Whether it is sent again to a manager that did not listen before either.
+    insists: bool,
+}
+
+/// How many messages wait for the manager.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Whether a sign of life waits for the manager: one is enough.
 static SIGN_WAITS: AtomicBool = AtomicBool::new(false);
@@ -102,7 +111,8 @@ pub fn how_to_get_one() -> &'static str {
 /// Says that clients are served.
 pub fn ready(status: &str) {
     let status = status.to_owned();
-    tell(move || notify(&[NotifyState::Ready, NotifyState::Status(&status)]));
+    let send = move || notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    queue(Message { send: Box::new(send), insists: true });
 }
 
 /// Says in one line how things are.
@@ -115,7 +125,9 @@ pub fn status(text: &str) {
 pub fn reloading() {
     // The manager wants the time in the same message.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(move || notify(&[NotifyState::Reloading, now.clone()])),
+        Ok(now) => {
+            tell(move || notify(&[NotifyState::Reloading, now.clone()]));
+        }
         Err(error) => debug!(%error, "no monotonic clock"),
     }
 }
@@ -195,36 +207,47 @@ fn sign_of_life() {
     if SIGN_WAITS.swap(true, Ordering::AcqRel) {
         return;
     }
-    tell(|| {
-        let told = notify(&[NotifyState::Watchdog]);
+    let queued = tell(|| {
         SIGN_WAITS.store(false, Ordering::Release);
-        told
+        notify(&[NotifyState::Watchdog])
     });
+    if !queued {
+        SIGN_WAITS.store(false, Ordering::Release);
+    }
 }
 
 fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
     sd_notify::notify(states)
 }
 
-/// Has a message sent after those before it; never waits.
-fn tell(message: impl Fn() -> io::Result<()> + Send + 'static) {
-    static TELLER: OnceLock<Option<SyncSender<Message>>> = OnceLock::new();
-    if let Some(teller) = TELLER.get_or_init(teller)
-        && teller.try_send(Box::new(message)).is_err()
-    {
+/// Has a message sent after those before it; never waits. Returns whether it is
+/// under way.
+fn tell(send: impl Fn() -> io::Result<()> + Send + 'static) -> bool {
+    queue(Message { send: Box::new(send), insists: false })
+}
+
+fn queue(message: Message) -> bool {
+    static TELLER: OnceLock<Option<Sender<Message>>> = OnceLock::new();
+    let Some(teller) = TELLER.get_or_init(teller) else { return false };
+    if WAITING.load(Ordering::Acquire) >= MOST_WAITING && !message.insists {
         warn!("the service manager does not read; it is not told everything");
+        return false;
     }
+    WAITING.fetch_add(1, Ordering::AcqRel);
+    teller.send(message).is_ok()
 }
 
 /// Starts the thread that tells the manager, where there is one.
-fn teller() -> Option<SyncSender<Message>> {
+fn teller() -> Option<Sender<Message>> {
     Environment::current().get("NOTIFY_SOCKET")?;
-    let (messages, waiting) = mpsc::sync_channel::<Message>(MOST_WAITING);
+    let (messages, waiting) = mpsc::channel::<Message>();
     let run = move || {
         // One that never listens is tried once for each message.
         let mut listens = true;
         for message in waiting {
-            listens = send(&message, if listens { ATTEMPTS } else { 1 });
+            let attempts = if listens || message.insists { ATTEMPTS } else { 1 };
+            listens = send(&message, attempts);
+            WAITING.fetch_sub(1, Ordering::AcqRel);
         }
     };
     match thread::Builder::new().name("service-manager".into()).spawn(run) {
@@ -239,7 +262,7 @@ fn teller() -> Option<SyncSender<Message>> {
 /// Blocks for as long as the manager does not read; returns whether it listens.
 fn send(message: &Message, attempts: usize) -> bool {
     for left in (0..attempts).rev() {
-        match message() {
+        match (message.send)() {
             Ok(()) => return true,
             Err(error) if left > 0 => {
                 debug!(%error, "the service manager does not listen now");
