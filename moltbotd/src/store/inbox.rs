@@ -7,6 +7,12 @@ use super::Db;
 /// How many rows back messages that belong together are looked for.
 const LATEST: i64 = 1000;
 
+/// Reads the last rows by their ids: each index would lead to all rows of an
+/// account.
+const LATEST_WITH: &str = "SELECT id, body, state = 'ignored' FROM inbox NOT INDEXED
+     WHERE id > (SELECT coalesce(max(id), 0) FROM inbox) - ?4
+     AND channel = ?1 AND account = ?2 AND instr(body, ?3) > 0 ORDER BY id";
+
 /// A channel's message that waits to be handled.
 #[derive(Clone, Debug)]
 pub struct InboxRow {
@@ -69,11 +75,7 @@ impl Db<'_> {
         text: &str,
     ) -> rusqlite::Result<Vec<(InboxRow, bool)>> {
         self.0
-            .prepare_cached(
-                "SELECT id, body, state = 'ignored' FROM inbox
-                 WHERE id > (SELECT coalesce(max(id), 0) FROM inbox) - ?4
-                 AND channel = ?1 AND account = ?2 AND instr(body, ?3) > 0 ORDER BY id",
-            )?
+            .prepare_cached(LATEST_WITH)?
             .query_map(params![channel, account, text, LATEST], |row| {
                 Ok((InboxRow { id: row.get(0)?, body: row.get(1)? }, row.get(2)?))
             })?
@@ -195,7 +197,21 @@ impl Db<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::LATEST_WITH;
     use crate::store::{NewRun, Store};
+
+    #[tokio::test]
+    async fn what_came_long_ago_costs_no_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        let explain = |db: &crate::store::Db<'_>| {
+            db.0.prepare(&format!("EXPLAIN QUERY PLAN {LATEST_WITH}"))?
+                .query_map(("telegram", "default", "album", 1000), |row| row.get("detail"))?
+                .collect::<rusqlite::Result<Vec<String>>>()
+        };
+        let plan = store.read(explain).await.unwrap();
+        assert_eq!(plan[0], "SEARCH inbox USING INTEGER PRIMARY KEY (rowid>?)", "{plan:?}");
+    }
 
     #[tokio::test]
     async fn another_source_is_counted_anew() {
