@@ -76,7 +76,8 @@ pub(super) fn too_large(max_mb: f64) -> String {
     format!("⚠️ That file is too large for me: the limit is {max_mb} MB.")
 }
 
-/// Stands for a part of an album that was left out, where nobody was told.
+/// Stands for a part of an album that was left out: the assistant is told, and
+/// can tell its sender.
 pub(super) fn left_out(max_mb: f64) -> String {
     format!("[a file came with this message and was left out: it is above {max_mb} MB]")
 }

@@ -211,8 +211,8 @@ impl Reader<'_> {
                 text = if text.is_empty() { placeholder } else { format!("{placeholder} {text}") };
                 Vec::new()
             }
-            // Nobody is told about what may be none of the assistant's business.
-            Media::TooLarge if !meant => {
+            // The other parts of the album are to be answered all the same.
+            Media::TooLarge if message.media_group_id.is_some() => {
                 let note = media::left_out(self.access.settings.media_max_mb);
                 text = if text.is_empty() { note } else { format!("{note}\n{text}") };
                 Vec::new()
@@ -231,7 +231,7 @@ impl Reader<'_> {
         if text.trim().is_empty() && files.is_empty() {
             return Outcome::Ignored;
         }
-        let album = message.media_group_id.clone().filter(|_| !meant || !files.is_empty());
+        let album = message.media_group_id.clone();
         let message = InboundMessage {
             route,
             peer,
@@ -650,6 +650,29 @@ mod tests {
         let section = json!({ "groupPolicy": "allowlist", "groupAllowFrom": [8] });
         let shut_out = read(section, &updates);
         assert!(shut_out.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
+    }
+
+    #[test]
+    fn a_large_file_of_an_album_is_left_out_and_the_rest_of_it_is_not() {
+        let large = |more: Value| {
+            let mut message = json!({ "document": {
+                "file_id": "a", "file_unique_id": "a", "file_size": 30_000_000,
+            } });
+            for (key, value) in more.as_object().unwrap() {
+                message[key] = value.clone();
+            }
+            update(message)
+        };
+        let caption = "Jarvis, which one?";
+        let alone = large(json!({ "caption": caption }));
+        let part = large(json!({ "caption": caption, "media_group_id": "g" }));
+        let outcomes = read(json!({}), &[alone, part]);
+        assert!(matches!(outcomes[0], Outcome::Notice { .. }), "{outcomes:?}");
+        let Outcome::Message(pending) = &outcomes[1] else { panic!("{outcomes:?}") };
+        assert_eq!((pending.album.as_deref(), pending.files.len()), (Some("g"), 0));
+        let (note, text) = pending.message.text.split_once('\n').unwrap();
+        assert!(note.contains("above 5 MB"), "{note}");
+        assert_eq!(text, caption);
     }
 
     #[test]
