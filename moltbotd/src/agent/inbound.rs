@@ -6,13 +6,14 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    Agent, RunRequest, Source, StartError, StopCause, commands, conversing, ending, request::Image,
+    Agent, RunRequest, Source, StartError, StopCause, beginning, commands, conversing, ending,
+    request::Image,
 };
 use crate::{
     channels::{Attachment, Inbound, InboundMessage, PeerKind},
     clock::now_ms,
     sessions::{
-        self, key,
+        key,
         policy::{self, Place},
     },
     store::StoreError,
@@ -74,15 +75,14 @@ impl Agent {
 
     async fn is_muted(&self, request: &RunRequest) -> Result<bool, StoreError> {
         let key = request.session_key.clone();
-        let entry = self.parts.store.read(move |db| db.session(&key)).await?;
-        // A conversation that starts anew forgets what it was told.
-        let entry = match request.renew {
-            true => entry.map(sessions::restarted),
-            false => entry,
-        };
+        let stored = self.parts.store.read(move |db| db.session(&key)).await?;
+        let (config, key) = (self.config(), &request.session_key);
+        // As the run will find it: one that starts anew, or is over by now,
+        // forgets what it was told.
+        let entry = beginning::current(&config, key, request, stored, request.renew);
         let Source { channel, chat_type, .. } = &request.source;
         let place = Place { channel: channel.as_deref(), chat_type: chat_type.as_deref() };
-        Ok(policy::is_muted(&self.config(), &request.session_key, entry.as_ref(), place))
+        Ok(policy::is_muted(&config, key, Some(&entry), place))
     }
 
     async fn stop_by_word(&self, request: RunRequest) -> Result<(), StoreError> {

@@ -8,6 +8,8 @@ use crate::{
     store::RunState,
 };
 
+const HOUR_MS: i64 = 60 * 60 * 1000;
+
 fn message(text: &str) -> InboundMessage {
     InboundMessage {
         route: Route {
@@ -215,6 +217,35 @@ async fn a_muted_conversation_that_starts_anew_is_not_muted_any_more() {
 }
 
 #[tokio::test]
+async fn what_a_conversation_was_told_about_answers_ends_with_it() {
+    let tell = |word: &'static str, age_ms: i64| {
+        move |db: &crate::store::Db<'_>| {
+            let mut entry = crate::sessions::new_entry();
+            entry.send_policy = Some(word.into());
+            entry.updated_at = Some(crate::clock::now_ms() - age_ms);
+            db.put_session("agent:main:main", "main", &entry)
+        }
+    };
+    let told =
+        [("allow", "deny", 0), ("allow", "deny", 2 * HOUR_MS), ("deny", "allow", 2 * HOUR_MS)];
+    let mut answered = Vec::new();
+    for (word, default, age_ms) in told {
+        let world = World::new(Script::of([]));
+        let rules = json!({
+            "reset": { "mode": "idle", "idleMinutes": 60 }, "sendPolicy": { "default": default },
+        });
+        world.configure(|config| config.session = serde_json::from_value(rules).unwrap());
+        world.store.write(tell(word, age_ms)).await.unwrap();
+        for update in 1..=2 {
+            let inbound = world.receive(update, message("hi")).await;
+            world.handled(&inbound).await;
+        }
+        answered.push(world.script.prompts().len());
+    }
+    assert_eq!(answered, [2, 0, 2]);
+}
+
+#[tokio::test]
 async fn groups_start_anew_by_their_own_rule() {
     let world = World::new(Script::of([vec![Step::Say("a")], vec![Step::Say("b")]]));
     let rules = json!({
@@ -226,7 +257,7 @@ async fn groups_start_anew_by_their_own_rule() {
     let fill = move |db: &crate::store::Db<'_>| {
         let old = || SessionEntry {
             session_id: "old".into(),
-            updated_at: Some(crate::clock::now_ms() - 60 * 60 * 1000),
+            updated_at: Some(crate::clock::now_ms() - HOUR_MS),
             ..SessionEntry::default()
         };
         keys.iter().try_for_each(|key| db.put_session(key, "main", &old()))
