@@ -30,7 +30,8 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
     libc,
-    unistd::Uid,
+    sys::signal::kill,
+    unistd::{Pid, Uid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -45,12 +46,11 @@ const LOOKS: usize = 8;
 
 /// Most that is read of a lock's file.
 const LONGEST_NOTE_BYTES: u64 = 4096;
-/// How often a lock that vanished between opening and locking is taken anew.
-const ATTEMPTS: usize = 16;
-/// How often, and how soon again, a lock is tried whose file names nobody that
-/// holds it: a gateway that removes what others left behind holds theirs for a
-/// moment.
-const PATIENCE: usize = 5;
+/// How often a lock is tried that vanished between opening and locking, or
+/// whose file names nobody that holds it, and how soon again then: a gateway
+/// that removes what others left behind holds theirs for a moment, and so does
+/// one that has not written its note yet. On a busy host that takes a while.
+const ATTEMPTS: usize = 200;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The locks of a running gateway; dropping them lets another one start.
@@ -89,7 +89,7 @@ pub enum LockError {
     Held {
         /// The lock's file.
         path: PathBuf,
-        /// What the file says; `None` when it cannot be read.
+        /// What the file says; `None` when it names nobody that runs.
         holder: Option<Box<Note>>,
     },
     /// Another gateway reads the same configuration.
@@ -145,6 +145,8 @@ impl Guards {
 pub fn listener(port: u16) -> Option<Note> {
     let user = Path::new("/run/user").join(Uid::effective().to_string());
     let mut folders = vec![user, paths::per_user_temporary()];
+    // Anybody can make the one below `/tmp`.
+    folders.retain(|folder| is_our_folder(folder));
     let system = fs::read_dir("/run").into_iter().flatten().flatten();
     folders.extend(system.map(|entry| entry.path()).filter(|path| is_named(path, "moltbot")));
     let notes = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
@@ -162,7 +164,11 @@ pub fn listener(port: u16) -> Option<Note> {
 #[must_use]
 pub fn holder(path: &Path) -> Option<u32> {
     let inode = fs::metadata(path).ok()?.ino();
-    (0..LOOKS).find_map(|_| holder_in(&fs::read_to_string("/proc/locks").ok()?, inode))
+    (0..LOOKS).find_map(|_| holder_in(&locks().ok()?, inode))
+}
+
+fn locks() -> io::Result<String> {
+    fs::read_to_string("/proc/locks")
 }
 
 /// Removes what this user's gateways of other profiles left behind that were
@@ -187,12 +193,7 @@ fn remove_stale_in(folder: &Path) -> usize {
 /// Removes a file of ours unless somebody holds its lock; returns whether it
 /// did.
 fn remove_free(path: &Path) -> bool {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let Ok(file) = File::options().read(true).custom_flags(flags).open(path) else { return false };
-    let ours = |found: fs::Metadata| found.is_file() && found.uid() == Uid::effective().as_raw();
-    if !file.metadata().is_ok_and(ours) {
-        return false;
-    }
+    let Some(file) = open_ours(path) else { return false };
     // Whoever opened it meanwhile sees that it is gone, and opens it again.
     let Ok(held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return false };
     is_at(&held, path) && fs::remove_file(path).is_ok()
@@ -211,8 +212,48 @@ fn holder_in(locks: &str, inode: u64) -> Option<u32> {
 
 /// Returns what a lock's file says if the process it names holds it.
 fn living(path: &Path) -> Option<Note> {
-    let note = read(&mut File::open(path).ok()?)?;
-    (holder(path) == Some(note.pid)).then_some(note)
+    living_by(path, locks)
+}
+
+/// Where the kernel shows no list of locks, as in a unit that has
+/// `ProcSubset=pid`, a process that lives is believed to hold it.
+fn living_by(path: &Path, locks: impl Fn() -> io::Result<String>) -> Option<Note> {
+    let mut file = open_ours(path)?;
+    let inode = file.metadata().ok()?.ino();
+    let note = read(&mut file)?;
+    let holds = |locks: String| holder_in(&locks, inode) == Some(note.pid);
+    let is_held = (0..LOOKS).any(|_| locks().map_or(true, holds));
+    (is_held && lives(note.pid)).then_some(note)
+}
+
+/// A process nobody has waited for yet is dead all the same; one of another
+/// user may be hidden.
+fn lives(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().filter(|pid| *pid > 0) else { return false };
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ended = stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X']));
+    !ended && matches!(kill(Pid::from_raw(pid), None), Ok(()) | Err(Errno::EPERM))
+}
+
+/// Opens a lock's file to read what it says. Others may have put something
+/// there: what is no plain file is neither followed nor waited for, and what is
+/// theirs says nothing.
+fn open_ours(path: &Path) -> Option<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    (found.is_file() && is_believed(path, found.uid(), Uid::effective())).then_some(file)
+}
+
+/// Root looks after everybody's gateways. Right below `/run` only root makes
+/// folders, and says whose files are in them.
+fn is_believed(path: &Path, owner: u32, user: Uid) -> bool {
+    owner == user.as_raw() || user.is_root() || path.starts_with("/run")
+}
+
+fn is_our_folder(path: &Path) -> bool {
+    let uid = Uid::effective().as_raw();
+    fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid)
 }
 
 fn is_named(path: &Path, start: &str) -> bool {
@@ -262,7 +303,11 @@ struct Held {
 
 impl Held {
     fn take(path: &Path, note: &Note) -> Result<Self, LockError> {
-        for attempt in 0..ATTEMPTS {
+        Self::take_by(path, note, || thread::sleep(PAUSE))
+    }
+
+    fn take_by(path: &Path, note: &Note, mut pause: impl FnMut()) -> Result<Self, LockError> {
+        for left in (0..ATTEMPTS).rev() {
             let (file, _) = private::file(path)?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) if is_at(&file, path) => {
@@ -271,14 +316,12 @@ impl Held {
                     return Ok(held);
                 }
                 Ok(_) => {}
-                Err((_, Errno::EWOULDBLOCK)) if attempt < PATIENCE && living(path).is_none() => {
-                    thread::sleep(PAUSE);
-                }
-                Err((mut file, Errno::EWOULDBLOCK)) => {
-                    return Err(LockError::Held {
-                        path: path.into(),
-                        holder: read(&mut file).map(Box::new),
-                    });
+                Err((_, Errno::EWOULDBLOCK)) => {
+                    let holder = living(path).map(Box::new);
+                    if holder.is_some() || left == 0 {
+                        return Err(LockError::Held { path: path.into(), holder });
+                    }
+                    pause();
                 }
                 Err((_, errno)) => {
                     return Err(LockError::Io { path: path.into(), source: errno.into() });
@@ -342,13 +385,9 @@ fn read(file: &mut File) -> Option<Note> {
 /// starting on this host; makes its folder.
 pub fn pidfile(profile: Option<&str>) -> Result<PathBuf, private::Error> {
     let suffix = profile.map_or(String::new(), |name| format!("-{name}"));
-    let uid = Uid::effective();
     let by_system = Path::new("/run").join(format!("moltbot{suffix}"));
-    let of_user = Path::new("/run/user").join(uid.to_string());
-    let ours = |folder: &PathBuf| {
-        fs::metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid.as_raw())
-    };
-    let folder = match [by_system, of_user].into_iter().find(ours) {
+    let of_user = Path::new("/run/user").join(Uid::effective().to_string());
+    let folder = match [by_system, of_user].into_iter().find(|folder| is_our_folder(folder)) {
         Some(folder) => folder,
         None => {
             let folder = paths::per_user_temporary();
@@ -401,8 +440,12 @@ mod tests {
     use super::*;
 
     fn note() -> Note {
+        note_of(process::id())
+    }
+
+    fn note_of(pid: u32) -> Note {
         Note {
-            pid: 4242,
+            pid,
             started_at_ms: clock::now_ms() - 7_500_000,
             profile: "work".into(),
             version: "0.1.0".into(),
@@ -411,14 +454,28 @@ mod tests {
         }
     }
 
+    /// A process that has ended.
+    fn nobody() -> u32 {
+        let mut child = process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        child.id()
+    }
+
+    /// Locks a file that another process wrote.
+    fn lock(path: &Path, pid: u32) -> Flock<File> {
+        fs::write(path, serde_json::to_string(&note_of(pid)).unwrap()).unwrap();
+        Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusiveNonblock).unwrap()
+    }
+
     #[test]
     fn a_second_holder_is_refused_and_told_about_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pid");
         let first = Held::take(&path, &note()).unwrap();
         let text = Held::take(&path, &note()).unwrap_err().to_string();
-        for part in ["pid 4242", "profile work", "up 2 h 5 min", "at 127.0.0.1:18789", "kill 4242"]
-        {
+        let pid = process::id();
+        let (process, kill) = (format!("pid {pid}, "), format!("kill {pid}"));
+        for part in [&*process, "profile work", "up 2 h 5 min", "at 127.0.0.1:18789", &kill] {
             assert!(text.contains(part), "{text}");
         }
         drop(first);
@@ -454,6 +511,74 @@ mod tests {
                 drop(Held::take(&path, &note()).unwrap());
             });
         }
+    }
+
+    #[test]
+    fn a_starter_outwaits_one_who_removes_its_stale_file_on_a_busy_host() {
+        assert!(PAUSE * u32::try_from(ATTEMPTS).unwrap() >= Duration::from_secs(1));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("moltbotd.pid");
+        let mut remover = Some(lock(&path, nobody()));
+        let mut pauses = 0;
+        let held = Held::take_by(&path, &note(), || {
+            pauses += 1;
+            if pauses == ATTEMPTS / 2 {
+                fs::remove_file(&path).unwrap();
+                remover = None;
+            }
+        });
+        held.unwrap();
+    }
+
+    #[test]
+    fn a_note_of_a_gateway_that_ended_names_nobody_to_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("moltbotd.pid");
+        let pid = nobody();
+        let _remover = lock(&path, pid);
+        let error = Held::take_by(&path, &note(), || {}).unwrap_err();
+        assert!(matches!(error, LockError::Held { holder: None, .. }), "{error}");
+        let text = error.to_string();
+        assert!(!text.contains("kill") && !text.contains(&pid.to_string()), "{text}");
+    }
+
+    #[test]
+    fn a_holder_is_found_where_the_list_of_locks_is_hidden() {
+        let hidden = || Err(io::ErrorKind::NotFound.into());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("moltbotd.pid");
+        let held = Held::take(&path, &note()).unwrap();
+        assert_eq!(living_by(&path, hidden).unwrap().pid, process::id());
+        // A list that is there is believed.
+        assert_eq!(living_by(&path, || Ok(String::new())), None);
+        drop(held);
+        let _held = lock(&path, nobody());
+        assert_eq!(living_by(&path, hidden), None);
+    }
+
+    #[test]
+    fn what_others_put_beside_the_notes_is_neither_followed_nor_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let _held = Held::take(&at("elsewhere"), &note()).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("moltbotd-link.pid")).unwrap();
+        assert_eq!(living(&at("moltbotd-link.pid")), None);
+        let pipe = at("moltbotd-pipe.pid");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (told, looked) = std::sync::mpsc::channel();
+        thread::spawn(move || told.send(living(&pipe)));
+        // It would wait for a writer, and none comes.
+        assert_eq!(looked.recv_timeout(Duration::from_secs(60)), Ok(None));
+    }
+
+    #[test]
+    fn files_of_others_say_nothing_except_to_root_and_in_places_of_root() {
+        let (user, root) = (Uid::from_raw(1000), Uid::from_raw(0));
+        let (system, public) = (Path::new("/run/moltbot/x"), Path::new("/tmp/moltbot-1000/x"));
+        assert!(is_believed(public, 1000, user) && is_believed(system, 1000, user));
+        assert!(is_believed(public, 1001, root) && is_believed(system, 1001, root));
+        assert!(is_believed(system, 1001, user));
+        assert!(!is_believed(public, 1001, user) && !is_believed(public, 0, user));
     }
 
     #[test]
@@ -520,7 +645,8 @@ mod tests {
         fs::rename(dir.path().join("new"), &file).unwrap();
         for path in [&file, &link] {
             let text = configuration(path, &note()).unwrap_err().to_string();
-            assert!(text.contains("pid 4242, profile work"), "{text}");
+            let holder = format!("pid {}, profile work", process::id());
+            assert!(text.contains(&holder), "{text}");
             assert!(text.contains("moltbotctl profile create"), "{text}");
         }
         drop(held);
