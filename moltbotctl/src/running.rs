@@ -2,13 +2,15 @@
 //! the file it holds locked; a gateway that was killed leaves it behind.
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
+    fs::{self, File},
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
 use nix::{
     errno::Errno,
+    libc,
     sys::signal::kill,
     unistd::{Pid, Uid},
 };
@@ -19,6 +21,8 @@ use crate::paths::Paths;
 
 /// How often the list of locks is looked through before one is missing.
 const LOOKS: usize = 8;
+/// Most that is read of a lock's file.
+const LONGEST_NOTE_BYTES: u64 = 4096;
 
 /// A running gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,15 +64,34 @@ impl Running {
 /// that is somebody else's by now is not taken for a gateway.
 #[must_use]
 pub fn note(file: &Path) -> Option<Value> {
-    let note: Value = serde_json::from_str(&fs::read_to_string(file).ok()?).ok()?;
+    let file = open_ours(file)?;
+    let inode = file.metadata().ok()?.ino();
+    let mut text = String::new();
+    file.take(LONGEST_NOTE_BYTES).read_to_string(&mut text).ok()?;
+    let note: Value = serde_json::from_str(&text).ok()?;
     let pid = note.get("pid")?.as_u64().and_then(|pid| u32::try_from(pid).ok())?;
-    (lives(pid) && is_held(file, pid)).then_some(note)
+    (lives(pid) && is_held(inode, pid)).then_some(note)
+}
+
+/// Opens a lock's file to read what it says. Others may have put something
+/// there: what is no plain file is neither followed nor waited for, and what is
+/// theirs says nothing.
+fn open_ours(path: &Path) -> Option<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = File::options().read(true).custom_flags(flags).open(path).ok()?;
+    let found = file.metadata().ok()?;
+    (found.is_file() && is_believed(path, found.uid(), Uid::effective())).then_some(file)
+}
+
+/// Root looks after everybody's gateways. Right below `/run` only root makes
+/// folders, and says whose files are in them.
+fn is_believed(path: &Path, owner: u32, user: Uid) -> bool {
+    owner == user.as_raw() || user.is_root() || path.starts_with("/run")
 }
 
 /// The kernel tells a long list in parts, and leaves one out where others come
 /// and go in between: only one that is missing every time is missing.
-fn is_held(file: &Path, pid: u32) -> bool {
-    let Ok(inode) = fs::metadata(file).map(|found| found.ino()) else { return false };
+fn is_held(inode: u64, pid: u32) -> bool {
     (0..LOOKS)
         .any(|_| fs::read_to_string("/proc/locks").map_or(true, |locks| holds(&locks, inode, pid)))
 }
@@ -80,6 +103,10 @@ pub fn all() -> Vec<Value> {
     let uid = Uid::effective();
     let mut folders =
         vec![format!("/run/user/{uid}").into(), PathBuf::from(format!("/tmp/moltbot-{uid}"))];
+    // Anybody can make the one below `/tmp`.
+    folders.retain(|folder| {
+        fs::metadata(folder).is_ok_and(|found| found.is_dir() && found.uid() == uid.as_raw())
+    });
     folders.extend(entries(Path::new("/run")).filter(|path| is_named(path, "moltbot")));
     let files = folders.iter().flat_map(|folder| entries(folder));
     files.filter(|path| is_named(path, "moltbotd")).filter_map(|path| note(&path)).collect()
@@ -186,6 +213,31 @@ mod tests {
             done.store(true, Ordering::Relaxed);
             assert_eq!(found, 1000);
         });
+    }
+
+    #[test]
+    fn what_others_put_beside_the_notes_is_neither_followed_nor_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let _held = write_and_lock(&at("elsewhere"), std::process::id());
+        std::os::unix::fs::symlink(at("elsewhere"), at("moltbotd-link.pid")).unwrap();
+        assert_eq!(super::note(&at("moltbotd-link.pid")), None);
+        let pipe = at("moltbotd-pipe.pid");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (told, looked) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(super::note(&pipe)));
+        // It would wait for a writer, and none comes.
+        assert_eq!(looked.recv_timeout(std::time::Duration::from_secs(60)), Ok(None));
+    }
+
+    #[test]
+    fn files_of_others_say_nothing_except_to_root_and_in_places_of_root() {
+        let (user, root) = (Uid::from_raw(1000), Uid::from_raw(0));
+        let (system, public) = (Path::new("/run/moltbot/x"), Path::new("/tmp/moltbot-1000/x"));
+        assert!(is_believed(public, 1000, user) && is_believed(system, 1000, user));
+        assert!(is_believed(public, 1001, root) && is_believed(system, 1001, root));
+        assert!(is_believed(system, 1001, user));
+        assert!(!is_believed(public, 1001, user) && !is_believed(public, 0, user));
     }
 
     #[test]
