@@ -53,7 +53,7 @@ impl Agent {
         let message = &inbound.message;
         let key = key::of_peer(&self.config(), &message.route, &message.peer);
         let request = self.request(inbound, key).await;
-        if message.authorized && commands::is_stop(&message.text) {
+        if message.authorized && commands::is_stop(order(message)) {
             return self.stop_by_word(request).await;
         }
         // Its owner can still ask it for its state, and begin it anew.
@@ -118,7 +118,11 @@ impl Agent {
             ..RunRequest::default()
         };
         if message.authorized {
+            order(message).clone_into(&mut request.text);
             commands::mark(&mut request, &self.config().session);
+            if !request.command && !request.renew {
+                request.text.clone_from(&message.text);
+            }
         }
         if !request.command {
             request.text = body(message, &request.text);
@@ -126,6 +130,11 @@ impl Agent {
         }
         request
     }
+}
+
+/// Returns where words that act are looked for in a message.
+fn order(message: &InboundMessage) -> &str {
+    message.after_name.as_deref().unwrap_or(&message.text)
 }
 
 fn source(message: &InboundMessage) -> Source {

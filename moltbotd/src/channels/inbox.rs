@@ -388,6 +388,12 @@ impl Intake {
 fn merge(album: &mut Pending, part: &mut Pending) {
     album.files.append(&mut part.files);
     album.message.context.append(&mut part.message.context);
+    let (said, more) = (&album.message, &mut part.message);
+    album.message.after_name = match (said.text.is_empty(), more.text.is_empty()) {
+        (true, _) => more.after_name.take(),
+        (_, true) => said.after_name.clone(),
+        _ => None,
+    };
     let text = &mut album.message.text;
     if !text.is_empty() && !part.message.text.is_empty() {
         text.push('\n');

@@ -90,6 +90,10 @@ pub struct InboundMessage {
     pub message_id: String,
     /// The text, without a leading mention of the assistant.
     pub text: String,
+    /// What follows where the text begins with the assistant's name: words that
+    /// act when they are said alone act there too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_name: Option<String>,
     /// The text of the message it answers, if any.
     pub quoted: Option<String>,
     /// Messages of a group since the assistant's last answer, oldest first,

@@ -348,6 +348,7 @@ fn part(text: &str, album: &str) -> Box<Pending> {
         sender: super::Sender { id: "1".into(), name: "Ann".into(), username: None },
         message_id: "1".into(),
         text: text.into(),
+        after_name: None,
         quoted: None,
         context: Vec::new(),
         attachments: Vec::new(),

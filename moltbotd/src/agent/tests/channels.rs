@@ -23,6 +23,7 @@ fn message(text: &str) -> InboundMessage {
         sender: Sender { id: "7".into(), name: "Ada".into(), username: None },
         message_id: "55".into(),
         text: text.into(),
+        after_name: None,
         quoted: None,
         context: Vec::new(),
         attachments: Vec::new(),
@@ -112,6 +113,36 @@ async fn a_word_that_stops_does_not_wait_for_the_lane() {
     assert_eq!(world.queued().await, [reply(stop.inbox_id, "⚙️ Stopped.")]);
     assert!(world.store.read(|db| db.open_inbox()).await.unwrap().is_empty());
     world.heard.clear();
+}
+
+#[tokio::test]
+async fn words_that_act_do_so_after_the_assistants_name() {
+    let world = World::new(Script::of([]));
+    world.configure(|config| config.session.reset_triggers = vec!["fresh start".into()]);
+    let named = |rest: &str| InboundMessage {
+        after_name: Some(rest.into()),
+        ..message(&format!("Ada, {rest}"))
+    };
+    let stranger = InboundMessage { authorized: false, ..named("stop") };
+    let all = [
+        named("stop"),
+        named("Fresh start"),
+        named("fresh start: a"),
+        named("fresh start b"),
+        stranger,
+    ];
+    for (update, mut message) in (1..).zip(all) {
+        message.route.to = update.to_string();
+        let inbound = world.receive(update, message).await;
+        world.handled(&inbound).await;
+    }
+    let texts: Vec<_> = world.queued().await.into_iter().map(|(_, text)| text).collect();
+    assert_eq!(
+        texts,
+        ["Nothing is under way.", "✨ A new conversation has begun.", "ok", "ok", "ok"]
+    );
+    let asked = world.transcript("agent:main:main").await;
+    assert_eq!(asked, ["user: b", "assistant: ok", "user: Ada, stop", "assistant: ok"]);
 }
 
 #[tokio::test]

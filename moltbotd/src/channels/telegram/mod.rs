@@ -171,8 +171,9 @@ impl Telegram {
                 .into());
         }
         let mentions = shared.patterns.iter().filter_map(|pattern| {
-            // A pattern that is no expression cannot match anything.
-            mention(pattern)
+            // A pattern that is no expression cannot match anything. Texts are
+            // searched without what has no width, which joins signs as well.
+            mention(&update::visible(pattern))
                 .inspect_err(|error| tracing::warn!(pattern, %error, "unusable mention pattern"))
                 .ok()
         });
@@ -353,7 +354,10 @@ mod tests {
         let mut config = Config::default();
         let agents = json!([
             { "id": "eve", "identity": { "name": "Eve" } },
-            { "id": "ops", "default": true, "identity": { "name": "Ada" } },
+            {
+                "id": "ops", "default": true,
+                "identity": { "name": "Ada", "emoji": "\u{1f469}\u{200d}\u{1f680}" },
+            },
         ]);
         config.agents.list = serde_json::from_value(agents).unwrap();
         let paths = Paths::below(std::path::Path::new("/nowhere"));
@@ -361,7 +365,11 @@ mod tests {
             let shared = Shared::of(&config, &paths);
             Telegram::new(Settings::default(), Secret("1:a".into()), &shared).unwrap()
         };
-        let hears = |text: &str| bot().mentions.iter().any(|pattern| pattern.is_match(text));
+        let hears = |text: &str| {
+            let text = update::visible(text);
+            bot().mentions.iter().any(|pattern| pattern.is_match(&text))
+        };
         assert!(hears("what do you say, ada?") && !hears("eve?"));
+        assert!(hears("hi \u{1f469}\u{200d}\u{1f680}") && !hears("\u{1f680}"));
     }
 }

@@ -204,17 +204,16 @@ impl Reader<'_> {
     fn admit(&self, message: &Message, sender: Sender, heard: Heard) -> Outcome {
         let Heard { peer, thread, authorized, context, meant } = heard;
         let route = self.route(message, thread);
-        let mut text = self.text(message).text;
+        let mut body = self.text(message);
         let files = match media::of(message, self.access.settings.max_media_bytes()) {
             Media::None => Vec::new(),
             Media::Placeholder(placeholder) => {
-                text = if text.is_empty() { placeholder } else { format!("{placeholder} {text}") };
+                body.begin_with(&placeholder, ' ');
                 Vec::new()
             }
             // The other parts of the album are to be answered all the same.
             Media::TooLarge if message.media_group_id.is_some() => {
-                let note = media::left_out(self.access.settings.media_max_mb);
-                text = if text.is_empty() { note } else { format!("{note}\n{text}") };
+                body.begin_with(&media::left_out(self.access.settings.media_max_mb), '\n');
                 Vec::new()
             }
             Media::TooLarge => {
@@ -222,12 +221,13 @@ impl Reader<'_> {
                 return Outcome::Notice { route, text };
             }
             Media::File { file, placeholder } => {
-                if text.is_empty() && message.media_group_id.is_none() {
-                    text = placeholder.into();
+                if body.text.is_empty() && message.media_group_id.is_none() {
+                    body.text = placeholder.into();
                 }
                 vec![file]
             }
         };
+        let Body { text, after_name, .. } = body;
         if text.trim().is_empty() && files.is_empty() {
             return Outcome::Ignored;
         }
@@ -242,6 +242,7 @@ impl Reader<'_> {
             },
             message_id: message.message_id.to_string(),
             text,
+            after_name,
             quoted: quoted(message),
             context,
             attachments: Vec::new(),
@@ -262,23 +263,28 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the text without the bot's name before it or in its command.
+    /// Returns the text without the bot's handle before it or in its command.
     fn text(&self, message: &Message) -> Body {
         let text = self.without_mention(said(message));
-        let text = self.called(message, text).unwrap_or(text);
-        let Some(rest) = text.strip_prefix('/') else {
-            return Body { text: text.to_owned(), for_another_bot: false };
-        };
+        let called = self.called(message, text);
+        let text = called.filter(|rest| rest.starts_with('/')).unwrap_or(text);
+        let (text, for_another_bot) = self.without_handle(text);
+        let after_name = called.filter(|rest| !rest.starts_with('/')).map(str::to_owned);
+        Body { text, after_name, for_another_bot }
+    }
+
+    /// Returns the text without the bot's handle in its command, and whether the
+    /// command is for another bot.
+    fn without_handle(&self, text: &str) -> (String, bool) {
+        let Some(rest) = text.strip_prefix('/') else { return (text.to_owned(), false) };
         let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         match word.split_once('@') {
             Some((command, bot)) if bot.eq_ignore_ascii_case(&self.me.username) => {
-                Body { text: format!("/{command}{tail}"), for_another_bot: false }
+                (format!("/{command}{tail}"), false)
             }
-            Some((_, bot)) if is_bot_name(bot) => {
-                Body { text: text.to_owned(), for_another_bot: true }
-            }
-            _ => Body { text: text.to_owned(), for_another_bot: false },
+            Some((_, bot)) => (text.to_owned(), is_bot_name(bot)),
+            None => (text.to_owned(), false),
         }
     }
 
@@ -297,14 +303,19 @@ impl Reader<'_> {
         }
     }
 
-    /// Returns the command that a group's message gives to the bot by name.
+    /// Returns what follows the bot's name where a group's message begins with
+    /// it.
     fn called<'t>(&self, message: &Message, text: &'t str) -> Option<&'t str> {
-        let rest = |name: &Regex| {
-            let found = name.find(text).filter(|found| found.start() == 0)?;
-            let rest = text[found.end()..].trim_start_matches([',', ':']).trim_start();
-            rest.starts_with('/').then_some(rest)
-        };
-        if is_group(message) { self.mentions.iter().find_map(rest) } else { None }
+        if !is_group(message) {
+            return None;
+        }
+        let text = text.trim_start_matches(is_unseen);
+        let shown = visible(text);
+        let names = self.mentions.iter().filter_map(|name| name.find(&shown));
+        let end = names.filter(|found| found.start() == 0).map(|found| found.end()).max()?;
+        let rest = after_visible(text, end).trim_start_matches(is_unseen);
+        let rest = rest.trim_start_matches([',', ':']).trim_start_matches(is_unseen);
+        (!rest.is_empty()).then_some(rest)
     }
 
     fn is_mentioned(&self, message: &Message) -> bool {
@@ -359,7 +370,18 @@ struct Heard {
 
 struct Body {
     text: String,
+    /// What follows the bot's name, unless that is left out of the text.
+    after_name: Option<String>,
     for_another_bot: bool,
+}
+
+impl Body {
+    /// Puts words of the channel before what was said.
+    fn begin_with(&mut self, words: &str, border: char) {
+        let border = if self.text.is_empty() { String::new() } else { border.to_string() };
+        self.text.insert_str(0, &format!("{words}{border}"));
+        self.after_name = None;
+    }
 }
 
 struct Sender {
@@ -433,9 +455,28 @@ fn is_bot_name(name: &str) -> bool {
 }
 
 /// Returns a text without the signs of no width that apps put around names.
-fn visible(text: &str) -> String {
-    let has_no_width = |char| matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+pub(super) fn visible(text: &str) -> String {
     text.chars().filter(|char| !has_no_width(*char)).collect()
+}
+
+/// Returns what follows the part of a text that makes so many bytes of what is
+/// [visible] of it.
+fn after_visible(text: &str, bytes: usize) -> &str {
+    let mut seen = 0;
+    let end = text.char_indices().find(|(_, char)| {
+        let is_after = seen >= bytes;
+        seen += if has_no_width(*char) { 0 } else { char.len_utf8() };
+        is_after
+    });
+    end.map_or("", |(end, _)| &text[end..])
+}
+
+fn has_no_width(char: char) -> bool {
+    matches!(char, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+}
+
+fn is_unseen(char: char) -> bool {
+    char.is_whitespace() || has_no_width(char)
 }
 
 fn slice_utf16(text: &str, offset: u16, length: u16) -> String {
@@ -577,8 +618,36 @@ mod tests {
         let tool = read(json!({}), &[said("jarvis: /tool nodes {}"), said("Jarvis, hello")]);
         assert_eq!(message(&tool[0]).text, "/tool nodes {}");
         assert_eq!(message(&tool[1]).text, "Jarvis, hello");
+        let hidden = said("\u{2068}Jar\u{200b}vis\u{2069}: /tool \u{200d}");
+        assert_eq!(message(&read(json!({}), &[hidden])[0]).text, "/tool \u{200d}");
         let strangers = read(json!({ "groupPolicy": "open" }), &texts);
         assert!(strangers.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
+    }
+
+    #[test]
+    fn what_follows_the_name_is_told_apart() {
+        let said = |text: &str| update(json!({ "text": text }));
+        let rest = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(|text| said(text)).collect();
+            let outcomes = read(json!({}), &texts);
+            outcomes.iter().map(|it| message(it).after_name.clone()).collect::<Vec<_>>()
+        };
+        let stop = || Some("stop".to_owned());
+        assert_eq!(
+            rest(&["Jarvis, stop", "\u{200f}Jar\u{200b}vis\u{2069} stop", "jarvis: esc \u{200d}"]),
+            [stop(), stop(), Some("esc \u{200d}".into())]
+        );
+        let none = ["stop, jarvis", "Jarvis", "jarvis: /tool nodes {}"];
+        assert_eq!(rest(&none), [None, None, None]);
+        let direct = json!({ "id": 7, "type": "private", "first_name": "Ann" });
+        let direct = update(json!({ "text": "Jarvis, stop", "chat": direct }));
+        let section = json!({ "dmPolicy": "open", "allowFrom": ["*"] });
+        assert_eq!(message(&read(section, &[direct])[0]).after_name, None);
+        let large = json!([{
+            "file_id": "a", "file_unique_id": "a", "width": 9, "height": 9, "file_size": 9_000_000,
+        }]);
+        let caption = json!({ "caption": "Jarvis, stop", "media_group_id": "g", "photo": large });
+        assert_eq!(message(&read(json!({}), &[update(caption)])[0]).after_name, None);
     }
 
     #[test]
