@@ -161,6 +161,7 @@ fn prepare(cli: &Cli) -> Result<Prepared, Failure> {
 
     let mut narrowed = paths.create()?;
     let locks = Guards::acquire(&paths)?;
+    state::backup::finish(&paths)?;
     let given = cli.given_token();
     let secrets = AuthSecrets::resolve(&given, &loaded.config, &loaded.config.variables, &paths)
         .map_err(refusal)?;

@@ -23,10 +23,10 @@ mod verify;
 use super::{BackupCommand, Place, report::Report};
 use crate::{boot::Failure, paths::Paths, private, store::StoreError};
 
-pub use self::swap::finish_interrupted;
+pub use self::swap::{finish, finish_interrupted};
 pub(super) use self::{
     create::{PARTIAL, SECRET_FILES},
-    swap::{KEPT, STAGE, finish, is_interrupted},
+    swap::{KEPT, STAGE, is_interrupted},
 };
 
 /// Runs a command about backups.

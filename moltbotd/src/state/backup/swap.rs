@@ -134,21 +134,39 @@ pub fn finish_interrupted(paths: &Paths) -> Result<(), Failure> {
     finish(paths)
 }
 
-/// The same for a caller that holds the locks.
-pub(in crate::state) fn finish(paths: &Paths) -> Result<(), Failure> {
+/// The same for a caller that holds the locks. What one left behind that was
+/// killed before its change was made is removed.
+pub fn finish(paths: &Paths) -> Result<(), Failure> {
     let file = plan_file(paths);
-    let text = match fs::read(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    match fs::read(&file) {
+        Ok(text) => read(&text, &file)?.carry_out(paths)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io_failure(&file)(error)),
-    };
-    let plan: Plan = serde_json::from_slice(&text).map_err(|error| {
+    }
+    remove_stages(paths);
+    Ok(())
+}
+
+fn read(text: &[u8], file: &Path) -> Result<Plan, Failure> {
+    serde_json::from_slice(text).map_err(|error| {
         Failure::Other(anyhow::anyhow!(
             "{} is no plan of a restore: {error}; move it elsewhere",
             file.display()
         ))
-    })?;
-    plan.carry_out(paths)
+    })
+}
+
+/// What cannot be removed does no harm, and the check of the state names it.
+fn remove_stages(paths: &Paths) {
+    let entries = fs::read_dir(&paths.state_dir).into_iter().flatten().flatten();
+    for entry in
+        entries.filter(|it| it.file_name().as_encoded_bytes().starts_with(STAGE.as_bytes()))
+    {
+        let _ = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => fs::remove_dir_all(entry.path()),
+            _ => fs::remove_file(entry.path()),
+        };
+    }
 }
 
 /// Returns whether a restore was interrupted.
@@ -217,6 +235,20 @@ mod tests {
             finish(&paths).unwrap();
             assert_new(dir.path());
             finish(&paths).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_one_left_who_was_killed_before_the_change_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (paths, plan) = prepared(dir.path());
+        fs::write(dir.path().join(".restore-plan.partial"), "{").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("b"), dir.path().join(".restore-2")).unwrap();
+        finish(&paths).unwrap();
+        assert!(!exists(&plan.stage) && !exists(&dir.path().join(".restore-2")));
+        assert!(!exists(&dir.path().join(".restore-plan.partial")));
+        for left in ["a", "b", "before-restore-1"] {
+            assert!(exists(&dir.path().join(left)), "{left}");
         }
     }
 
