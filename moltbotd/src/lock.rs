@@ -17,8 +17,8 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Read as _, Seek as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io::{self, Read as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process,
     sync::{Mutex, PoisonError},
@@ -353,11 +353,11 @@ impl Held {
     }
 
     fn try_write(&self, note: &Note) -> io::Result<()> {
-        let mut file: &File = &self.file;
-        file.set_len(0)?;
-        file.rewind()?;
-        serde_json::to_writer(file, note)?;
-        file.write_all(b"\n")
+        let mut text = serde_json::to_vec(note)?;
+        text.push(b'\n');
+        // At once: whoever reads meanwhile finds the former note or this one.
+        self.file.write_all_at(&text, 0)?;
+        self.file.set_len(text.len() as u64)
     }
 }
 
