@@ -8,6 +8,8 @@
 mod broken;
 mod certificates;
 #[cfg(target_os = "linux")]
+mod crashes;
+#[cfg(target_os = "linux")]
 mod discovery;
 mod foreign;
 mod host;

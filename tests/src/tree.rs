@@ -5,9 +5,11 @@
 //! wrapper and the wrapped have in common.
 
 use std::{
-    io,
+    fs, io,
     ops::{Deref, DerefMut},
+    path::Path,
     process::{ExitStatus, Output},
+    time::Duration,
 };
 
 use nix::{
@@ -48,7 +50,9 @@ impl Tree {
     /// When it cannot be waited for.
     pub async fn kill(&mut self) -> io::Result<()> {
         self.end();
-        self.child.wait().await.map(drop)
+        self.child.wait().await?;
+        self.gone().await;
+        Ok(())
     }
 
     /// Waits until the program ends by itself, then ends what it left behind.
@@ -59,6 +63,7 @@ impl Tree {
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait().await;
         self.end();
+        self.gone().await;
         status
     }
 
@@ -84,6 +89,27 @@ impl Tree {
         };
         tokio::try_join!(read_out, read_err)?;
         Ok(Output { status: self.wait().await?, stdout, stderr })
+    }
+
+    /// Waits until nothing of it runs any more: only then its locks are free.
+    /// The wrapper may end before the wrapped. Looks into `/proc`.
+    async fn gone(&self) {
+        let group = self.group.to_string();
+        let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten();
+        // A thread may run on after the first one, which is the process.
+        let threads = || {
+            entries(Path::new("/proc")).flat_map(|process| entries(&process.path().join("task")))
+        };
+        let runs = || {
+            threads().filter_map(|it| fs::read_to_string(it.path().join("stat")).ok()).any(|stat| {
+                // After the name: state, parent, group.
+                let mut words = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+                !matches!(words.next(), Some("Z" | "X")) && words.nth(1) == Some(&group)
+            })
+        };
+        while runs() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn end(&self) {
