@@ -25,6 +25,10 @@ const CONTROL: &[&str] = &["help", "new", "node", "nodes", "reset", "status", "s
 /// Groups whose talk is remembered; the talk of more is forgotten.
 const MAX_GROUPS: usize = 200;
 
+/// Albums for the assistant that are remembered, so that their captions are no
+/// context. Parts of an album come within seconds.
+const MAX_ALBUMS: usize = 100;
+
 /// Characters of a message kept as context.
 const MAX_CONTEXT_CHARS: usize = 2000;
 
@@ -69,7 +73,20 @@ pub(super) struct Unpacked {
 
 /// What was said in groups since the assistant's last answer.
 #[derive(Debug, Default)]
-pub(super) struct History(HashMap<String, VecDeque<String>>);
+pub(super) struct History {
+    groups: HashMap<String, VecDeque<Line>>,
+    /// The latest albums with a part for the assistant: what is said in their
+    /// other parts comes with that one.
+    albums: VecDeque<String>,
+}
+
+#[derive(Debug)]
+struct Line {
+    /// The line as `name: text`.
+    text: String,
+    /// The album it belongs to, if any.
+    album: Option<String>,
+}
 
 #[derive(Deserialize)]
 struct Numbered {
@@ -188,10 +205,12 @@ impl Reader<'_> {
             None => require_mention,
         };
         let meant = !require_mention || control || self.is_mentioned(message);
+        let album = message.media_group_id.as_deref();
         let context = if meant {
-            history.take(&id)
+            history.take(&id, album)
         } else {
-            history.add(&id, &sender.name, &body.text, self.history_limit);
+            let line = Line::of(&sender.name, &body.text, album);
+            line.into_iter().for_each(|line| history.add(&id, line, self.history_limit));
             Vec::new()
         };
         if !meant && message.media_group_id.is_none() {
@@ -489,25 +508,42 @@ fn sent_at_ms(date: u64) -> i64 {
     i64::try_from(date).ok().and_then(|date| date.checked_mul(1000)).unwrap_or_default()
 }
 
+impl Line {
+    fn of(name: &str, text: &str, album: Option<&str>) -> Option<Self> {
+        let text: String = text.chars().take(MAX_CONTEXT_CHARS).collect();
+        let text = (!text.is_empty()).then(|| format!("{name}: {text}"))?;
+        Some(Self { text, album: album.map(str::to_owned) })
+    }
+}
+
 impl History {
-    fn add(&mut self, chat: &str, name: &str, text: &str, limit: usize) {
-        if text.is_empty() || limit == 0 {
+    fn add(&mut self, chat: &str, line: Line, limit: usize) {
+        if limit == 0 || line.album.as_ref().is_some_and(|album| self.albums.contains(album)) {
             return;
         }
-        if !self.0.contains_key(chat) && self.0.len() >= MAX_GROUPS {
-            let quiet = self.0.keys().next().cloned();
-            quiet.map(|chat| self.0.remove(&chat));
+        if !self.groups.contains_key(chat) && self.groups.len() >= MAX_GROUPS {
+            let quiet = self.groups.keys().next().cloned();
+            quiet.map(|chat| self.groups.remove(&chat));
         }
-        let lines = self.0.entry(chat.to_owned()).or_default();
-        let text: String = text.chars().take(MAX_CONTEXT_CHARS).collect();
-        lines.push_back(format!("{name}: {text}"));
+        let lines = self.groups.entry(chat.to_owned()).or_default();
+        lines.push_back(line);
         while lines.len() > limit {
             lines.pop_front();
         }
     }
 
-    fn take(&mut self, chat: &str) -> Vec<String> {
-        self.0.remove(chat).map(Vec::from).unwrap_or_default()
+    /// Returns what is the context of a message, except what comes with it as
+    /// parts of its album.
+    fn take(&mut self, chat: &str, album: Option<&str>) -> Vec<String> {
+        if let Some(album) = album {
+            self.albums.push_back(album.to_owned());
+            if self.albums.len() > MAX_ALBUMS {
+                self.albums.pop_front();
+            }
+        }
+        let lines = self.groups.remove(chat).into_iter().flatten();
+        let others = lines.filter(|line| album.is_none() || line.album.as_deref() != album);
+        others.map(|line| line.text).collect()
     }
 }
 
@@ -707,6 +743,9 @@ mod tests {
             picture(json!({ "photo": photo(9_000_000) })),
             picture(json!({ "caption": "Jarvis, which one?" })),
             picture(json!({ "media_group_id": null })),
+            picture(json!({ "caption": "the last one" })),
+            picture(json!({ "media_group_id": "h", "caption": "lunch?" })),
+            picture(json!({ "media_group_id": null, "caption": "Jarvis, and this?" })),
         ];
         let outcomes = read(json!({}), &updates);
         let Outcome::Held(first) = &outcomes[0] else { panic!("{outcomes:?}") };
@@ -714,8 +753,13 @@ mod tests {
         let Outcome::Held(large) = &outcomes[2] else { panic!("{outcomes:?}") };
         assert!(large.message.text.contains("above 5 MB"), "{}", large.message.text);
         assert_eq!((large.album.as_deref(), large.files.len()), (Some("g"), 0));
-        assert_eq!(message(&outcomes[3]).context, ["Ann Lee: our trip"]);
         assert!(matches!(outcomes[4], Outcome::Ignored));
+        // What waits is said in the message that takes it up, and only there.
+        let Outcome::Held(captioned) = &outcomes[1] else { panic!("{outcomes:?}") };
+        assert_eq!(captioned.message.text, "our trip");
+        assert_eq!(message(&outcomes[3]).context, [""; 0]);
+        assert!(matches!(outcomes[5], Outcome::Held(_)), "{outcomes:?}");
+        assert_eq!(message(&outcomes[7]).context, ["Ann Lee: lunch?"]);
         let section = json!({ "groupPolicy": "allowlist", "groupAllowFrom": [8] });
         let shut_out = read(section, &updates);
         assert!(shut_out.iter().all(|outcome| matches!(outcome, Outcome::Ignored)));
