@@ -16,6 +16,9 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long it is known what was received and sent: as long as a repeated
 /// update or idempotency key may reasonably turn up.
 const MESSAGES: Duration = DAY.saturating_mul(30);
+/// How long what was said in a group beside the assistant waits to be needed:
+/// the parts of an album come within seconds.
+const HELD: Duration = Duration::from_secs(60 * 60);
 /// How long a run's result answers calls that repeat its key.
 const RUNS: Duration = DAY.saturating_mul(7);
 
@@ -36,10 +39,11 @@ pub async fn run(store: Store, inbound_media: PathBuf) {
 
 async fn rows(store: &Store) -> Result<(), StoreError> {
     let before = |age: Duration| now_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-    let (messages, runs) = (before(MESSAGES), before(RUNS));
+    let (messages, held, runs) = (before(MESSAGES), before(HELD), before(RUNS));
     store
         .write(move |db| {
             db.prune_inbox(messages)?;
+            db.forget_held(held)?;
             db.prune_outbox(messages)?;
             db.prune_drafts(messages)?;
             db.forget_runs(runs)
@@ -68,6 +72,22 @@ fn files(folder: &Path, age: Duration) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_a_group_said_beside_the_assistant_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        let hold = |db: &crate::store::Db<'_>| {
+            let old = now_ms() - 2 * 60 * 60 * 1000;
+            db.hold_inbox("telegram", "default", 1, "old text", old)?;
+            db.hold_inbox("telegram", "default", 2, "new text", now_ms()).map(drop)
+        };
+        store.write(hold).await.unwrap();
+        rows(&store).await.unwrap();
+        let left = store.read(|db| db.latest_with("telegram", "default", "text")).await.unwrap();
+        let left: Vec<_> = left.into_iter().map(|(row, _)| row.body).collect();
+        assert_eq!(left, ["new text"]);
+    }
 
     #[test]
     fn old_files_are_removed_and_nothing_else() {

@@ -46,7 +46,9 @@ impl Db<'_> {
     }
 
     /// Stores an update of a channel once that nothing is to be done for unless
-    /// it is [taken up](Self::take_up) later. Returns its id as
+    /// it is [taken up](Self::take_up) later: an ignored one that has a body is
+    /// held, one without is ignored for good, as a held one is that is
+    /// [forgotten](Self::forget_held). Returns its id as
     /// [`put_inbox`](Self::put_inbox) does.
     pub fn hold_inbox(
         &self,
@@ -183,6 +185,17 @@ impl Db<'_> {
             .optional()
     }
 
+    /// Forgets what messages say that were held before a point in time and that
+    /// nobody took up; they are still known again.
+    pub fn forget_held(&self, before_ms: i64) -> rusqlite::Result<()> {
+        self.0.execute(
+            "UPDATE inbox SET body = NULL
+             WHERE state = 'ignored' AND body IS NOT NULL AND received_at_ms < ?1",
+            [before_ms],
+        )?;
+        Ok(())
+    }
+
     /// Forgets what was handled before a point in time, except each account's
     /// last update.
     pub fn prune_inbox(&self, before_ms: i64) -> rusqlite::Result<()> {
@@ -211,6 +224,27 @@ mod tests {
         };
         let plan = store.read(explain).await.unwrap();
         assert_eq!(plan[0], "SEARCH inbox USING INTEGER PRIMARY KEY (rowid>?)", "{plan:?}");
+    }
+
+    #[tokio::test]
+    async fn texts_that_nobody_took_up_are_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("test.db")).unwrap();
+        let work = |db: &crate::store::Db<'_>| {
+            db.hold_inbox("telegram", "default", 1, "a", 0)?;
+            let taken_up = db.hold_inbox("telegram", "default", 2, "b", 0)?.unwrap();
+            db.take_up(taken_up)?;
+            let done = db.put_inbox("telegram", "default", 3, Some("c"), 0)?.unwrap();
+            db.finish_inbox(done)?;
+            db.hold_inbox("telegram", "default", 4, "d", 10)?;
+            db.forget_held(10)?;
+            db.0.prepare("SELECT body FROM inbox ORDER BY update_id")?
+                .query_map([], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<Option<String>>>>()
+        };
+        let left = store.write(work).await.unwrap();
+        let left: Vec<_> = left.iter().map(Option::as_deref).collect();
+        assert_eq!(left, [None, Some("b"), Some("c"), Some("d")]);
     }
 
     #[tokio::test]
