@@ -13,7 +13,7 @@ use std::{
     path::Path,
     process,
     sync::{
-        OnceLock,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Sender},
     },
@@ -34,7 +34,8 @@ use crate::environment::Environment;
 pub const RESTART: u8 = 79;
 
 /// Messages that may wait for the manager; more are dropped with a warning,
-/// except that clients are served: a start or a reload does not end without it.
+/// except that clients are served, which a start or a reload does not end
+/// without, and that the process is about to end.
 const MOST_WAITING: usize = 64;
 /// How long the exit waits for a manager that was not told everything yet.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -51,8 +52,12 @@ struct Message {
     insists: bool,
 }
 
-/// How many messages wait for the manager.
-static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// Who tells the manager.
+struct Teller {
+    messages: Sender<Message>,
+    /// How many messages wait for the manager.
+    waiting: Arc<AtomicUsize>,
+}
 
 /// Whether a sign of life waits for the manager: one is enough.
 static SIGN_WAITS: AtomicBool = AtomicBool::new(false);
@@ -111,8 +116,9 @@ pub fn how_to_get_one() -> &'static str {
 /// Says that clients are served.
 pub fn ready(status: &str) {
     let status = status.to_owned();
-    let send = move || notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
-    queue(Message { send: Box::new(send), insists: true });
+    if let Some(teller) = teller() {
+        teller.insist(move || notify(&[NotifyState::Ready, NotifyState::Status(&status)]));
+    }
 }
 
 /// Says in one line how things are.
@@ -134,8 +140,9 @@ pub fn reloading() {
 
 /// Says that the process is about to end.
 pub fn stopping(status: &str) {
-    let status = status.to_owned();
-    tell(move || notify(&[NotifyState::Stopping, NotifyState::Status(&status)]));
+    if let Some(teller) = teller() {
+        teller.stopping(status);
+    }
 }
 
 /// Asks for more time to start or stop.
@@ -191,14 +198,7 @@ pub fn forget_socket(name: &str) {
 /// Waits a moment until the manager was told everything: the last thing before
 /// the exit.
 pub fn finish() {
-    let (told, all_told) = mpsc::channel();
-    tell(move || {
-        // The exit may have stopped waiting.
-        let _ = told.send(());
-        Ok(())
-    });
-    // Without a manager the sender is gone at once.
-    if all_told.recv_timeout(LAST_WORDS) == Err(mpsc::RecvTimeoutError::Timeout) {
+    if teller().is_some_and(|teller| !teller.finish(LAST_WORDS)) {
         warn!("the service manager does not read what it is told");
     }
 }
@@ -223,39 +223,75 @@ fn notify(states: &[NotifyState<'_>]) -> io::Result<()> {
 /// Has a message sent after those before it; never waits. Returns whether it is
 /// under way.
 fn tell(send: impl Fn() -> io::Result<()> + Send + 'static) -> bool {
-    queue(Message { send: Box::new(send), insists: false })
+    teller().is_some_and(|teller| teller.tell(send))
 }
 
-fn queue(message: Message) -> bool {
-    static TELLER: OnceLock<Option<Sender<Message>>> = OnceLock::new();
-    let Some(teller) = TELLER.get_or_init(teller) else { return false };
-    if WAITING.load(Ordering::Acquire) >= MOST_WAITING && !message.insists {
-        warn!("the service manager does not read; it is not told everything");
-        return false;
-    }
-    WAITING.fetch_add(1, Ordering::AcqRel);
-    teller.send(message).is_ok()
-}
-
-/// Starts the thread that tells the manager, where there is one.
-fn teller() -> Option<Sender<Message>> {
-    Environment::current().get("NOTIFY_SOCKET")?;
-    let (messages, waiting) = mpsc::channel::<Message>();
-    let run = move || {
-        // One that never listens is tried once for each message.
-        let mut listens = true;
-        for message in waiting {
-            let attempts = if listens || message.insists { ATTEMPTS } else { 1 };
-            listens = send(&message, attempts);
-            WAITING.fetch_sub(1, Ordering::AcqRel);
-        }
+/// Returns who tells the manager, where there is one.
+fn teller() -> Option<&'static Teller> {
+    static TELLER: OnceLock<Option<Teller>> = OnceLock::new();
+    let start = || {
+        Environment::current().get("NOTIFY_SOCKET")?;
+        Teller::start()
     };
-    match thread::Builder::new().name("service-manager".into()).spawn(run) {
-        Ok(_) => Some(messages),
-        Err(error) => {
-            error!(%error, "the service manager is told nothing");
-            None
+    TELLER.get_or_init(start).as_ref()
+}
+
+impl Teller {
+    fn start() -> Option<Self> {
+        let (messages, queue) = mpsc::channel::<Message>();
+        let waiting = Arc::<AtomicUsize>::default();
+        let left = Arc::clone(&waiting);
+        let run = move || {
+            // One that never listens is tried once for each message.
+            let mut listens = true;
+            for message in queue {
+                let attempts = if listens || message.insists { ATTEMPTS } else { 1 };
+                listens = send(&message, attempts);
+                left.fetch_sub(1, Ordering::AcqRel);
+            }
+        };
+        match thread::Builder::new().name("service-manager".into()).spawn(run) {
+            Ok(_) => Some(Self { messages, waiting }),
+            Err(error) => {
+                error!(%error, "the service manager is told nothing");
+                None
+            }
         }
+    }
+
+    /// Has a message sent unless too many wait.
+    fn tell(&self, send: impl Fn() -> io::Result<()> + Send + 'static) -> bool {
+        if self.waiting.load(Ordering::Acquire) >= MOST_WAITING {
+            warn!("the service manager does not read; it is not told everything");
+            return false;
+        }
+        self.queue(Message { send: Box::new(send), insists: false })
+    }
+
+    /// Has a message sent however many wait.
+    fn insist(&self, send: impl Fn() -> io::Result<()> + Send + 'static) -> bool {
+        self.queue(Message { send: Box::new(send), insists: true })
+    }
+
+    fn queue(&self, message: Message) -> bool {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.messages.send(message).is_ok()
+    }
+
+    fn stopping(&self, status: &str) -> bool {
+        let status = status.to_owned();
+        self.insist(move || notify(&[NotifyState::Stopping, NotifyState::Status(&status)]))
+    }
+
+    /// Returns whether everything was told in time.
+    fn finish(&self, time: Duration) -> bool {
+        let (told, all_told) = mpsc::channel();
+        self.insist(move || {
+            // The exit may have stopped waiting.
+            let _ = told.send(());
+            Ok(())
+        });
+        all_told.recv_timeout(time).is_ok()
     }
 }
 
@@ -278,6 +314,35 @@ fn send(message: &Message, attempts: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manager_that_reads_again_hears_the_last_words_however_many_wait() {
+        let teller = Teller::start().unwrap();
+        let (read, reading) = mpsc::channel::<()>();
+        let reading = std::sync::Mutex::new(reading);
+        teller.tell(move || {
+            let _ = reading.lock().unwrap().recv();
+            Ok(())
+        });
+        while teller.tell(|| Ok(())) {}
+        assert!(teller.stopping("ending"));
+        assert!(!teller.tell(|| Ok(())));
+        assert!(!teller.finish(Duration::ZERO));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                // Until the exit waits, behind what the one above left.
+                while teller.waiting.load(Ordering::Acquire) < MOST_WAITING + 3 {
+                    thread::yield_now();
+                }
+                read.send(()).unwrap();
+            });
+            assert!(teller.finish(Duration::from_secs(60)));
+        });
+        // The last of them is counted a moment after it was told.
+        while teller.waiting.load(Ordering::Acquire) > 0 {
+            thread::yield_now();
+        }
+    }
 
     #[test]
     fn what_another_service_left_in_the_environment_does_not_count() {

@@ -333,9 +333,21 @@ fn a_service_manager_that_does_not_read_stalls_nothing_and_is_told_later() {
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
     fill(&path);
     let mut command = host.command();
-    command.args(["--port", &free_port().to_string()]);
+    let port = free_port();
+    command.args(["--port", &port.to_string()]);
     let mut gateway = host.spawn(command);
-    until(|| host.log().contains(" ready"), || host.log());
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let serves = || TcpStream::connect(address).is_ok_and(|mut it| is_ok(&ask(&mut it, address)));
+    until(serves, || host.log());
+    // It has gone on after it told that it serves, and goes on after it told
+    // that it reloads.
+    for (text, changed) in [("{}", "\"\""), ("{ logging: { level: 'debug' } }", "\"logging")] {
+        host.configure(text);
+        gateway.signal(Signal::SIGHUP);
+        let line = format!("configuration reloaded changed={changed}");
+        until(|| host.log().contains(&line), || host.log());
+    }
+    until(serves, || host.log());
     let mut buffer = [0; 4096];
     loop {
         let length = manager.recv(&mut buffer).unwrap();
@@ -367,6 +379,10 @@ fn fill(path: &Path) {
         }
         while sender.send(b"X=1").is_ok() {}
     }
+}
+
+fn is_ok(answer: &str) -> bool {
+    answer.starts_with("HTTP/1.1 200 ")
 }
 
 fn until(mut fits: impl FnMut() -> bool, otherwise: impl Fn() -> String) {
