@@ -194,6 +194,10 @@ fn remove_stale_in(folder: &Path) -> usize {
 /// did.
 fn remove_free(path: &Path) -> bool {
     let Some(file) = open_ours(path) else { return false };
+    let owned = |found: fs::Metadata| found.uid() == Uid::effective().as_raw();
+    if !file.metadata().is_ok_and(owned) {
+        return false;
+    }
     // Whoever opened it meanwhile sees that it is gone, and opens it again.
     let Ok(held) = Flock::lock(file, FlockArg::LockExclusiveNonblock) else { return false };
     is_at(&held, path) && fs::remove_file(path).is_ok()
@@ -493,8 +497,14 @@ mod tests {
         fs::create_dir(at("moltbotd-folder.pid")).unwrap();
         std::os::unix::fs::symlink(at("other.pid"), at("moltbotd-link.pid")).unwrap();
         let held = Held::take(&at("moltbotd-b.pid"), &note()).unwrap();
+        // Only root can give files away, and only root could remove them then.
+        let foreign = if Uid::effective().is_root() { "moltbotd-c.pid" } else { "other.pid" };
+        fs::write(at(foreign), "{\"pid\":1}").unwrap();
+        if Uid::effective().is_root() {
+            std::os::unix::fs::chown(at(foreign), Some(4242), None).unwrap();
+        }
         assert_eq!(remove_stale_in(dir.path()), 2);
-        let left = ["moltbotd-b.pid", "moltbotd.sock", "other.pid", "moltbotd-folder.pid"];
+        let left = ["moltbotd-b.pid", "moltbotd.sock", foreign, "moltbotd-folder.pid"];
         assert!(left.iter().all(|name| at(name).exists()));
         assert!(at("moltbotd-link.pid").is_symlink());
         drop(held);
