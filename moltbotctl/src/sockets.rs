@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
 };
 
 use serde_json::{Value, json};
@@ -109,10 +110,15 @@ fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Returns the processes of sockets, of those whose files may be seen.
+/// Returns the processes of sockets, of those whose files may be seen. Where
+/// several have one, it is the first of them: the others have it from there.
 fn holders() -> HashMap<u64, u32> {
     let mut holders = HashMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut processes: Vec<_> =
+        processes.filter_map(|entry| Some((started(&entry.path())?, entry))).collect();
+    processes.sort_by_key(|(started, _)| *started);
+    for (_, entry) in processes {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
@@ -120,11 +126,17 @@ fn holders() -> HashMap<u64, u32> {
         for file in files.filter_map(|file| fs::read_link(file.path()).ok()) {
             let inode = file.to_str().and_then(|it| it.strip_prefix("socket:[")?.strip_suffix(']'));
             if let Some(inode) = inode.and_then(|inode| inode.parse().ok()) {
-                holders.insert(inode, pid);
+                holders.entry(inode).or_insert(pid);
             }
         }
     }
     holders
+}
+
+/// Returns when a process started, in clock ticks since the system did.
+fn started(process: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ pub(super) fn of(port: u16) -> Option<String> {
         .filter_map(|table| std::fs::read_to_string(table).ok())
         .flat_map(|table| listening(&table, port))
         .collect();
-    let process = std::fs::read_dir("/proc").ok()?.flatten().find(|process| {
+    let holds = |process: &std::fs::DirEntry| {
         // `self` is there too, and names nobody.
         if !process.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
             return false;
@@ -19,9 +19,19 @@ pub(super) fn of(port: u16) -> Option<String> {
             std::fs::read_link(file.path())
                 .is_ok_and(|target| inodes.iter().any(|inode| target.as_os_str() == &**inode))
         })
-    })?;
+    };
+    // Those it started may have the socket from it; the first is the one to stop.
+    let processes = std::fs::read_dir("/proc").ok()?.flatten().filter(holds);
+    let process = processes.min_by_key(|process| started(&process.path()).unwrap_or(u64::MAX))?;
     let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
     Some(format!("{:?}, pid {},", name.trim(), process.file_name().display()))
+}
+
+/// Returns when a process started, in clock ticks since the system did.
+#[cfg(target_os = "linux")]
+fn started(process: &std::path::Path) -> Option<u64> {
+    let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+    stat.rsplit(") ").next()?.split(' ').nth(19)?.parse().ok()
 }
 
 #[cfg(not(target_os = "linux"))]
