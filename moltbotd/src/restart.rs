@@ -3,9 +3,9 @@
 //! run.
 //!
 //! The process never starts its successor. It writes down who asked, ends with
-//! [`supervisor::RESTART`](crate::supervisor::RESTART), and the service manager
-//! does the rest; where there is none the request is refused, because nothing
-//! would come back. The new process tells whoever asked once it serves.
+//! [`supervisor::RESTART`], and the service manager does the rest; where there
+//! is none the request is refused, because nothing would come back. The new
+//! process tells whoever asked once it serves.
 
 use std::{
     sync::{
