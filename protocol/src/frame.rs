@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::ErrorShape;
+use crate::{ErrorShape, limits};
 
 /// A client's call, still holding its parameters as text.
 #[derive(Debug, Deserialize)]
@@ -30,10 +30,14 @@ pub struct RequestFrame<'a> {
 }
 
 impl RequestFrame<'_> {
-    /// Returns whether this is a request with an id and a method.
+    /// Returns whether this is a request with an id and a method, which are
+    /// repeated in answers and so are not too long either.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.kind == "req" && !self.id.is_empty() && !self.method.is_empty()
+        let fits = |text: &str, chars| !text.is_empty() && limits::cut(text, chars) == text;
+        self.kind == "req"
+            && fits(&self.id, limits::REQUEST_ID_CHARS)
+            && fits(&self.method, limits::WORD_CHARS)
     }
 }
 

@@ -6,7 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Scopes, Text, frame::StateVersion};
+use crate::{
+    Scopes, Text,
+    frame::StateVersion,
+    limits::{
+        self, CAPS, COMMANDS, KEY_CHARS, NAME_CHARS, PERMISSIONS, SCOPES, SECRET_CHARS,
+        SIGNATURE_CHARS, WORD_CHARS,
+    },
+};
 
 /// Close code and reason of a refused handshake are at most this long, because
 /// a close frame holds 125 bytes.
@@ -26,21 +33,26 @@ pub struct ConnectParams {
     pub client: ClientInfo,
     /// Capabilities of a node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = CAPS), inner(length(max = WORD_CHARS)))]
     pub caps: Option<Vec<Text>>,
     /// Commands a node offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = COMMANDS), inner(length(max = WORD_CHARS)))]
     pub commands: Option<Vec<Text>>,
     /// Permissions a node was given by its operating system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("maxProperties" = PERMISSIONS, "propertyNames" = { "maxLength": WORD_CHARS }))]
     pub permissions: Option<BTreeMap<String, bool>>,
-    /// Search path of a node.
+    /// Search path of a node; its end is cut off beyond 8192 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_env: Option<String>,
     /// `operator` (the default) or `node`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub role: Option<Text>,
     /// Permissions asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SCOPES), inner(length(max = WORD_CHARS)))]
     pub scopes: Option<Vec<Text>>,
     /// Proof of a device key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,10 +62,27 @@ pub struct ConnectParams {
     pub auth: Option<Credentials>,
     /// Language of the client, for example `en-US`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub locale: Option<String>,
-    /// Free description of the client.
+    /// Free description of the client; its end is cut off beyond 512
+    /// characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
+}
+
+impl ConnectParams {
+    /// Cuts the texts that clients may send at any length and that nothing
+    /// depends on.
+    pub fn cut(&mut self) {
+        for (text, chars) in [
+            (&mut self.user_agent, limits::USER_AGENT_CHARS),
+            (&mut self.path_env, limits::PATH_ENV_CHARS),
+        ] {
+            if let Some(text) = text {
+                text.truncate(limits::cut(text, chars).len());
+            }
+        }
+    }
 }
 
 /// Which program connects.
@@ -65,22 +94,28 @@ pub struct ClientInfo {
     pub id: Text,
     /// Name for people; becomes the presence host and the pairing label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = NAME_CHARS))]
     pub display_name: Option<Text>,
     /// Version of the program.
+    #[schemars(length(max = WORD_CHARS))]
     pub version: Text,
     /// Operating system, for example `linux` or `iOS 18.1.0`.
+    #[schemars(length(max = WORD_CHARS))]
     pub platform: Text,
     /// Kind of device, for example `iPhone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub device_family: Option<Text>,
     /// Model of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub model_identifier: Option<Text>,
     /// One of [`CLIENT_MODES`].
     #[schemars(schema_with = "client_mode_schema")]
     pub mode: Text,
     /// Identifies one running instance of the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub instance_id: Option<Text>,
 }
 
@@ -134,16 +169,20 @@ fn client_mode_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DeviceProof {
     /// Lower-case hex SHA-256 of the raw public key.
+    #[schemars(length(max = WORD_CHARS))]
     pub id: Text,
     /// The raw Ed25519 key as base64url, or a PEM text.
+    #[schemars(length(max = KEY_CHARS))]
     pub public_key: Text,
     /// The signature as base64url.
+    #[schemars(length(max = SIGNATURE_CHARS))]
     pub signature: Text,
     /// When it was signed, in milliseconds since the epoch.
     #[schemars(range(min = 0))]
     pub signed_at: u64,
     /// The nonce of `connect.challenge`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SIGNATURE_CHARS))]
     pub nonce: Option<Text>,
 }
 
@@ -153,9 +192,11 @@ pub struct DeviceProof {
 pub struct Credentials {
     /// The gateway's token, or a device token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SECRET_CHARS))]
     pub token: Option<String>,
     /// The gateway's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SECRET_CHARS))]
     pub password: Option<String>,
 }
 

@@ -9,6 +9,7 @@ pub mod error;
 pub mod events;
 pub mod frame;
 pub mod handshake;
+pub mod limits;
 pub mod methods;
 pub mod signature;
 pub mod text;

@@ -93,9 +93,19 @@ async fn wait_for_run(client: &mut Client, run: &str) -> String {
 #[tokio::test]
 async fn deep_json_is_refused_and_the_daemon_lives() {
     let daemon = Daemon::start().await;
-    let mut stranger = Client::open(&daemon.url(), &[]).await.unwrap();
-    stranger.send_text(&"[".repeat(60_000)).await;
-    stranger.closed().await;
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}"), (r#"[{"a":"#, "}]"), ("[", "")] {
+        let nested = |levels: usize| format!("{}1{}", open.repeat(levels), close.repeat(levels));
+        for text in [nested(60_000 / open.len() / 2), nested(70)] {
+            let connect = format!(
+                r#"{{"type":"req","id":"1","method":"connect","params":{{"scopes":{text}}}}}"#
+            );
+            let mut stranger = Client::open(&daemon.url(), &[]).await.unwrap();
+            stranger.send_text(&connect).await;
+            let answer = stranger.read_frame().await;
+            assert_eq!(answer, None, "a stranger's frame is read no deeper than 64 levels");
+            stranger.closed().await;
+        }
+    }
     let mut operator = daemon.operator().await;
     let deep = format!(
         r#"{{"type":"req","id":"deep","method":"health","params":{}{}}}"#,
@@ -103,6 +113,8 @@ async fn deep_json_is_refused_and_the_daemon_lives() {
         "]".repeat(200_000)
     );
     operator.send_text(&deep).await;
+    let error = operator.answer("deep").await.unwrap_err();
+    assert!(error["message"].as_str().unwrap().contains("nested deeper"), "{error}");
     operator.call("health", json!({})).await.unwrap();
 }
 
@@ -144,6 +156,7 @@ async fn every_method_survives_parameters_of_every_wrong_type() {
     let daemon = Daemon::start().await;
     let mut client = daemon.operator().await;
     let hello = client.hello.clone();
+    let large = large_wrong_parameters();
     for method in hello["features"]["methods"].as_array().unwrap() {
         let method = method.as_str().unwrap();
         for params in [json!([]), json!("x"), json!(7), json!(true), json!({ "": {} })] {
@@ -151,8 +164,31 @@ async fn every_method_survives_parameters_of_every_wrong_type() {
             let Err(error) = client.call(method, params.clone()).await else { continue };
             assert_eq!(error["code"], "INVALID_REQUEST", "{method} {params}: {error}");
         }
+        for params in &large {
+            let Err(error) = client.call(method, params.clone()).await else { continue };
+            assert_eq!(error["code"], "INVALID_REQUEST", "{method}: {error}");
+            let said = error.to_string().len();
+            assert!(said <= MOST_ANSWERED, "{method}: a refusal of {said} bytes");
+        }
     }
     assert!(!daemon.log().contains("panicked"), "{}", daemon.log());
+}
+
+/// The message of an error has 8192 characters at most.
+const MOST_ANSWERED: usize = 10_000;
+
+/// Thousands of keys and items of wrong types, under the names that methods
+/// know and under others.
+fn large_wrong_parameters() -> [Value; 3] {
+    const LISTS: [&str; 9] =
+        ["keys", "scopes", "commands", "caps", "attachments", "triggers", "allow", "files", "tags"];
+    let lists = LISTS.map(|name| (name.to_owned(), json!(vec![json!({}); 2_000])));
+    let keys = (0..10_000).map(|index| (format!("key{index}"), json!([1])));
+    let keys: serde_json::Map<_, _> = keys.collect();
+    let mut objects = keys.clone();
+    objects.extend(LISTS.map(|name| (name.to_owned(), keys.clone().into())));
+    objects.retain(|name, _| !name.starts_with("key"));
+    [Value::Object(lists.into_iter().collect()), Value::Object(keys), Value::Object(objects)]
 }
 
 #[tokio::test]

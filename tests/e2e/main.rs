@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod contract;
 mod conversations;
+mod costs;
 mod doctor;
 mod events;
 mod faults;

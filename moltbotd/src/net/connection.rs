@@ -1,12 +1,24 @@
 //! One client, from its hello to its last byte.
 
-use std::{collections::VecDeque, future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, LazyLock},
+    task::{self, Poll, Waker},
+    time::Duration,
+};
 
-use moltbot_protocol::{Delivery, Text, Waits, frame::RequestFrame};
+use moltbot_protocol::{
+    Delivery, Text, Waits,
+    frame::RequestFrame,
+    limits::{self, Frames},
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::{Value, json};
-use tokio::{sync::Semaphore, time::timeout};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{
     Shared,
@@ -16,7 +28,7 @@ use crate::{
     auth::Caller,
     bus::{Close, Outbox},
     methods::Context,
-    rpc::{Error, violations},
+    rpc::{self, Error, Rules, TooComplex},
 };
 
 /// Calls of one client that the daemon may be working on. At the limit it is
@@ -31,17 +43,26 @@ const WAITING_CALL_BYTES: u32 = 64 * 1024;
 /// How long a goodbye may take to leave, and the peer to answer it.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
+/// A client that was let in.
+pub(super) struct Client {
+    pub(super) caller: Arc<Caller>,
+    pub(super) outbox: Arc<Outbox>,
+    /// What it may send at once.
+    pub(super) frames: Frames,
+}
+
 /// Serves a client until it leaves or is sent away.
 pub(super) async fn serve<S: Socket>(
     mut reader: Reader<S>,
     mut writer: Writer<S>,
     shared: Shared,
-    caller: Arc<Caller>,
-    outbox: Arc<Outbox>,
+    client: Client,
 ) {
+    let calls = Arc::new(Calls::new(shared, client));
+    let outbox = &calls.client.outbox;
     let end = tokio::select! {
-        end = read(&mut reader, &shared, &caller, &outbox) => end,
-        end = write(&mut writer, &outbox) => end,
+        end = read(&mut reader, &calls) => end,
+        end = write(&mut writer, outbox) => end,
         // A writer blocked on a full socket does not look at the queue.
         close = outbox.closed() => End::SentAway(close),
     };
@@ -50,7 +71,7 @@ pub(super) async fn serve<S: Socket>(
         End::Left => acknowledge(&mut reader, &mut writer).await,
         End::SentAway(close) => goodbye(&mut reader, &mut writer, &close).await,
     }
-    depart(&shared, &caller, &outbox);
+    depart(&calls.shared, &calls.client.caller, outbox);
 }
 
 /// Forgets a client.
@@ -71,19 +92,18 @@ enum End {
     SentAway(Close),
 }
 
+/// Large frames that are read at once. Each takes a core for some milliseconds,
+/// and the runtime must get its share of them; further ones wait, with the
+/// client that sent them.
+static LARGE_FRAMES: Semaphore = Semaphore::const_new(2);
+
 /// Turns incoming messages into calls. A client that does not read its answers
 /// is not read from either.
-async fn read<S: Socket>(
-    reader: &mut Reader<S>,
-    shared: &Shared,
-    caller: &Arc<Caller>,
-    outbox: &Arc<Outbox>,
-) -> End {
-    let in_flight = Arc::new(Semaphore::new(IN_FLIGHT));
-    let waiting = Arc::new(Semaphore::new(WAITING_BYTES as usize));
+async fn read<S: Socket>(reader: &mut Reader<S>, calls: &Arc<Calls>) -> End {
     loop {
-        outbox.room().await;
-        let permit = Arc::clone(&in_flight).acquire_owned().await.expect("never closed");
+        calls.client.outbox.room().await;
+        let in_flight = Arc::clone(&calls.in_flight);
+        let permit = in_flight.acquire_owned().await.expect("never closed");
         let message = match reader.next().await {
             Some(Ok(message)) => message,
             Some(Err(error)) if is_too_much(&error) => {
@@ -91,60 +111,101 @@ async fn read<S: Socket>(
             }
             Some(Err(_)) | None => return End::Gone,
         };
-        let text: &str = match &message {
+        let text = match message {
             Message::Text(text) => text,
             // Some clients send the same text as a binary message.
-            Message::Binary(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Message::Binary(bytes) => Utf8Bytes::try_from(bytes).unwrap_or_default(),
             Message::Close(_) => return End::Left,
             _ => continue,
         };
+        if text.len() <= limits::INLINE_BYTES {
+            calls.take(&text, permit);
+            continue;
+        }
+        let turn = LARGE_FRAMES.acquire().await.expect("never closed");
+        let calls = Arc::clone(calls);
+        // A call that has begun goes on when its client leaves meanwhile.
+        let taken = tokio::task::spawn_blocking(move || {
+            calls.take(&text, permit);
+            drop(turn);
+        });
+        if taken.await.is_err() {
+            return End::Gone;
+        }
+    }
+}
+
+/// The calls of one client.
+struct Calls {
+    shared: Shared,
+    client: Client,
+    in_flight: Arc<Semaphore>,
+    /// Bytes that are left for calls that wait for something outside.
+    waiting: Arc<Semaphore>,
+}
+
+impl Calls {
+    fn new(shared: Shared, client: Client) -> Self {
+        Self {
+            shared,
+            client,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            waiting: Arc::new(Semaphore::new(WAITING_BYTES as usize)),
+        }
+    }
+
+    /// Makes a call of a message, as far as it goes without waiting. Most
+    /// methods answer without waiting: a task for them would cost more than
+    /// they do.
+    fn take(&self, text: &str, permit: OwnedSemaphorePermit) {
+        let Self { shared, client, .. } = self;
+        let outbox = &client.outbox;
+        let complexity = rpc::measure(text, client.frames.json);
         let frame = match serde_json::from_str::<RequestFrame<'_>>(text) {
             Ok(frame) if frame.is_valid() => frame,
-            _ => {
-                answer_bad_frame(text, outbox);
-                continue;
-            }
+            _ => return answer_bad_frame(text, complexity, outbox),
         };
+        if let Err(error) = complexity {
+            let error = Error::invalid(format!("invalid request frame: {error}"));
+            return shared.router.refuse(&frame, error).deliver(outbox);
+        }
+
         let held = u32::try_from(text.len()).unwrap_or(u32::MAX);
         let held = held.clamp(WAITING_CALL_BYTES, WAITING_BYTES);
+        let waits = shared.router.waits(&frame.method);
         // Before the call begins: one that was half done could not be refused.
-        if waiting.available_permits() < held as usize
-            && shared.router.waits(&frame.method) != Waits::ForDaemon
-        {
-            shared.router.refuse(&frame, too_many_wait()).deliver(outbox);
-            continue;
+        if self.waiting.available_permits() < held as usize && waits != Waits::ForDaemon {
+            return shared.router.refuse(&frame, too_many_wait()).deliver(outbox);
         }
         let cx = Context {
             gateway: Arc::clone(&shared.gateway),
-            caller: Arc::clone(caller),
+            caller: Arc::clone(&client.caller),
             outbox: Arc::clone(outbox),
         };
         let mut reply = shared.router.dispatch(cx, &frame);
-        // Most methods answer without waiting: a task for them would cost more
-        // than they do.
-        match poll_fn(|cx| Poll::Ready(reply.as_mut().poll(cx))).await {
-            Poll::Ready(answer) => answer.deliver(outbox),
-            Poll::Pending => {
-                let outbox = Arc::clone(outbox);
-                let waits = shared.router.waits(&frame.method);
-                let permit = match waits {
-                    Waits::ForDaemon => permit,
-                    Waits::ForOthers | Waits::AsOnlooker => {
-                        // Never waits: a call dropped here would be half done. There was
-                        // room above, and only this task takes any.
-                        Arc::clone(&waiting).try_acquire_many_owned(held).expect("there was room")
-                    }
-                };
-                shared.tasks.spawn(async move {
-                    // Methods have effects, so a call outlives its connection.
-                    tokio::select! {
-                        answer = reply => answer.deliver(&outbox),
-                        _ = outbox.closed(), if waits == Waits::AsOnlooker => {}
-                    }
-                    drop(permit);
-                });
-            }
+        // The task below asks again, in its own name.
+        let mut nobody = task::Context::from_waker(Waker::noop());
+        if let Poll::Ready(answer) = reply.as_mut().poll(&mut nobody) {
+            return answer.deliver(outbox);
         }
+
+        let permit = match waits {
+            Waits::ForDaemon => permit,
+            Waits::ForOthers | Waits::AsOnlooker => {
+                // Never waits: a call dropped here would be half done. There was
+                // room above, and only one message is taken at a time.
+                Arc::clone(&self.waiting).try_acquire_many_owned(held).expect("there was room")
+            }
+        };
+        let outbox = Arc::clone(outbox);
+        shared.tasks.spawn(async move {
+            // Methods have effects, so a call outlives its connection.
+            tokio::select! {
+                answer = reply => answer.deliver(&outbox),
+                _ = outbox.closed(), if waits == Waits::AsOnlooker => {}
+            }
+            drop(permit);
+        });
     }
 }
 
@@ -222,7 +283,9 @@ pub(super) async fn goodbye<S: Socket>(
 struct RequestShape {
     #[schemars(schema_with = "req")]
     r#type: String,
+    #[schemars(length(max = limits::REQUEST_ID_CHARS))]
     id: Text,
+    #[schemars(length(max = limits::WORD_CHARS))]
     method: Text,
     params: Option<Value>,
 }
@@ -233,15 +296,28 @@ fn req(_: &mut SchemaGenerator) -> Schema {
 
 /// Answers what is JSON but no request; what is not JSON is left unanswered,
 /// because there is no id to answer to.
-fn answer_bad_frame(text: &str, outbox: &Outbox) {
-    let Ok(value) = serde_json::from_str::<Value>(text) else {
-        tracing::debug!(bytes = text.len(), "not JSON; ignored");
-        return;
+fn answer_bad_frame(text: &str, complexity: Result<(), TooComplex>, outbox: &Outbox) {
+    static RULES: LazyLock<Rules> = LazyLock::new(Rules::of::<RequestShape>);
+    let (id, wrong) = match complexity {
+        // Nothing is built of it, not even to find its id.
+        Err(error) => (None, Some(error.to_string())),
+        Ok(()) => {
+            let Ok(mut value) = serde_json::from_str::<Value>(text) else {
+                tracing::debug!(bytes = text.len(), "not JSON; ignored");
+                return;
+            };
+            (value.get_mut("id").map(Value::take), RULES.violations(text))
+        }
     };
-    let wrong = violations::<RequestShape>(text).unwrap_or_else(|| "not a request".to_owned());
+    let is_id = |id: &Value| match id {
+        Value::String(id) => id.len() <= limits::REQUEST_ID_CHARS,
+        Value::Array(_) | Value::Object(_) => false,
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    };
+    let wrong = wrong.unwrap_or_else(|| "not a request".to_owned());
     let answer = json!({
         "type": "res",
-        "id": value.get("id").cloned().unwrap_or_else(|| "invalid".into()),
+        "id": id.filter(is_id).unwrap_or_else(|| "invalid".into()),
         "ok": false,
         "error": { "code": "INVALID_REQUEST", "message": format!("invalid request frame: {wrong}") },
     });

@@ -1,30 +1,35 @@
 //! Who is this: challenge, `connect`, and the hello or the refusal.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use moltbot_protocol::{
-    ErrorCode, ErrorShape, PROTOCOL_VERSION, events,
+    ErrorCode, ErrorShape, PROTOCOL_VERSION, Text, events,
     frame::{RequestFrame, ResponseFrame},
     handshake::{
         CLOSE_REASON_BYTES, ConnectParams, Features, HelloOk, IssuedToken, Policy, ServerInfo,
         SessionDefaults, Snapshot,
     },
+    limits::{self, Frames},
 };
-use serde_json::{Value, json};
+use serde::de::IgnoredAny;
+use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use uuid::Uuid;
 
 use super::{
     Place, Shared, connection,
-    connection::goodbye,
+    connection::{Client, goodbye},
     wire::{Reader, Socket, Writer, is_too_much},
 };
 use crate::{
     auth::{Admitted, Caller, Ingress, Refusal},
     bus::{self, Close, Outbox},
     clock,
-    rpc::violations,
+    rpc::{self, Rules},
 };
 
 /// How often clients hear that the daemon is alive.
@@ -153,8 +158,11 @@ async fn first_text<S: Socket>(
 }
 
 fn connect_params(text: &str) -> Result<(String, ConnectParams), Failed> {
+    if rpc::measure(text, limits::JSON_BEFORE_LOGIN).is_err() {
+        return Err(Failed::bad_frame());
+    }
     let Ok(frame) = serde_json::from_str::<RequestFrame<'_>>(text) else {
-        let is_json = serde_json::from_str::<Value>(text).is_ok();
+        let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
         return Err(if is_json { Failed::bad_frame() } else { Failed::silent() });
     };
     if !frame.is_valid() {
@@ -168,11 +176,13 @@ fn connect_params(text: &str) -> Result<(String, ConnectParams), Failed> {
         return Err(refuse("invalid handshake: first request must be connect".into()));
     }
     let params = frame.params.map_or("null", |params| params.get());
-    if let Some(text) = violations::<ConnectParams>(params) {
+    static RULES: LazyLock<Rules> = LazyLock::new(Rules::of::<ConnectParams>);
+    if let Some(text) = RULES.violations(params) {
         return Err(refuse(format!("invalid connect params: {text}")));
     }
-    let parsed = serde_json::from_str(params)
+    let mut parsed: ConnectParams = serde_json::from_str(params)
         .map_err(|error| refuse(format!("invalid connect params: {error}")))?;
+    parsed.cut();
     Ok((frame.id.into_owned(), parsed))
 }
 
@@ -192,11 +202,13 @@ async fn welcome<S: Socket>(
     // A client that finds no report takes the gateway for one that is not up
     // yet; where the store cannot be read there is none.
     let _ = timeout_at(deadline, gateway.health.first()).await;
-    let limit = gateway.config.get().gateway.limits.max_buffered_bytes;
-    let outbox = Arc::new(Outbox::new(limit));
+    let limits = gateway.config.get().gateway.limits.clone();
+    let offered = params.caps.iter().chain(&params.commands).flatten().map(Text::as_str);
+    let frames = Frames::of(caller.role, &caller.scopes, offered, limits.max_payload);
+    let outbox = Arc::new(Outbox::new(limits.max_buffered_bytes));
     gateway.attach(&caller, &outbox, &params);
-    let text = hello_text(shared, &caller, &request_id, admitted.token);
-    reader.trust();
+    let text = hello_text(shared, &caller, &request_id, admitted.token, frames);
+    reader.trust(frames.bytes);
     tracing::debug!(
         conn = conn_id,
         client = %printable(&caller.client.id),
@@ -211,7 +223,8 @@ async fn welcome<S: Socket>(
     gateway.connected(&caller, &outbox).await;
     // On a task of its own: what the handshake needed would otherwise be kept
     // for as long as the client stays.
-    shared.tasks.spawn(connection::serve(reader, writer, shared.clone(), caller, outbox));
+    let client = Client { caller, outbox, frames };
+    shared.tasks.spawn(connection::serve(reader, writer, shared.clone(), client));
 }
 
 /// Returns the answer to `connect`.
@@ -220,13 +233,14 @@ fn hello_text(
     caller: &Caller,
     request_id: &str,
     token: Option<IssuedToken>,
+    frames: Frames,
 ) -> String {
-    let payload = Some(hello(shared, caller, token));
+    let payload = Some(hello(shared, caller, token, frames));
     let frame = ResponseFrame { id: request_id, ok: true, payload, error: None };
     serde_json::to_string(&frame).expect("wire types serialize")
 }
 
-fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>) -> HelloOk {
+fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>, frames: Frames) -> HelloOk {
     let gateway = &shared.gateway;
     let config = gateway.config.get();
     let default_agent_id = config.agents.default_id();
@@ -265,7 +279,7 @@ fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>) -> HelloO
         canvas_host_url: None,
         auth: token,
         policy: Policy {
-            max_payload: limits.max_payload as u64,
+            max_payload: frames.bytes as u64,
             max_buffered_bytes: limits.max_buffered_bytes as u64,
             tick_interval_ms: u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX),
         },

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod connection;
+mod framing;
 mod greeting;
 mod handshake;
 mod holder;

@@ -32,6 +32,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::framing::{Framing, TooLong};
 use crate::bus::Close;
 
 /// Most bytes an unauthenticated peer may send after the upgrade: one frame of
@@ -61,7 +62,10 @@ pub(super) async fn wire<S: Socket>(
     let (input, output) = tokio::io::split(socket);
     let control = Arc::new(Control::default());
     let left = Some(BEFORE_LOGIN.saturating_sub(read.len()));
-    let tap = Tap { input, left, control: Arc::clone(&control) };
+    let mut framing = Framing::new();
+    // Without a limit it refuses nothing.
+    let _ = framing.follow(&read);
+    let tap = Tap { input, left, framing, control: Arc::clone(&control) };
     let config = WebSocketConfig::default()
         .max_message_size(Some(max_payload))
         .max_frame_size(Some(max_payload))
@@ -83,9 +87,12 @@ impl<S: Socket> Reader<S> {
         self.messages.next().await
     }
 
-    /// Lifts the bound on what the peer may send.
-    pub(super) fn trust(&mut self) {
-        self.messages.get_mut().left = None;
+    /// Lifts the bound on all that the peer may send; each message may have so
+    /// many bytes from now on.
+    pub(super) fn trust(&mut self, max_payload: usize) {
+        let tap = self.messages.get_mut();
+        tap.left = None;
+        tap.framing.limit(max_payload);
     }
 }
 
@@ -93,7 +100,9 @@ impl<S: Socket> Reader<S> {
 pub(super) fn is_too_much(error: &tungstenite::Error) -> bool {
     match error {
         tungstenite::Error::Capacity(_) => true,
-        tungstenite::Error::Io(error) => error.get_ref().is_some_and(|inner| inner.is::<TooMuch>()),
+        tungstenite::Error::Io(error) => {
+            error.get_ref().is_some_and(|inner| inner.is::<TooMuch>() || inner.is::<TooLong>())
+        }
         _ => false,
     }
 }
@@ -218,6 +227,7 @@ struct Tap<S> {
     input: ReadHalf<S>,
     /// Bytes left to read; `None` once the peer has authenticated.
     left: Option<usize>,
+    framing: Framing,
     control: Arc<Control>,
 }
 
@@ -235,6 +245,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Tap<S> {
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.input).poll_read(cx, buffer);
         let read = buffer.filled().len() - before;
+        if let Err(error) = self.framing.follow(&buffer.filled()[before..]) {
+            return Poll::Ready(Err(io::Error::other(error)));
+        }
         if let Some(left) = &mut self.left {
             let Some(rest) = left.checked_sub(read) else {
                 return Poll::Ready(Err(io::Error::other(TooMuch)));

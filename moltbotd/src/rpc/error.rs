@@ -1,6 +1,6 @@
 //! Why a call failed: a part for the client, a part for the log.
 
-use moltbot_protocol::{ErrorCode, ErrorShape};
+use moltbot_protocol::{ErrorCode, ErrorShape, limits};
 use serde_json::Value;
 
 /// Result of a handler.
@@ -53,6 +53,17 @@ impl Error {
     /// Returns what the client is told.
     #[must_use]
     pub fn shape(&self) -> ErrorShape {
+        let mut shape = self.whole_shape();
+        // Messages repeat what a peer sent, and parsers repeat all of it.
+        let kept = limits::cut(&shape.message, limits::ERROR_CHARS).len();
+        if kept < shape.message.len() {
+            shape.message.truncate(kept);
+            shape.message.push('…');
+        }
+        shape
+    }
+
+    fn whole_shape(&self) -> ErrorShape {
         match self {
             Self::Invalid(message) => ErrorShape::new(ErrorCode::InvalidRequest, message),
             Self::Refused { code, message, details } => {

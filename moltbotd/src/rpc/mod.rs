@@ -5,6 +5,7 @@
 mod dedupe;
 mod error;
 mod router;
+mod scan;
 mod validate;
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ pub use self::{
     dedupe::{Claim, Dedupe},
     error::{Error, Result},
     router::{Answer, Final, Last, Router, Twice},
-    validate::violations,
+    scan::{TooComplex, measure},
+    validate::Rules,
 };
 use crate::{auth::Caller, bus::Outbox};
 
