@@ -165,6 +165,11 @@ impl Daemon {
         kill(pid, signal).expect("the daemon is running");
     }
 
+    /// Returns how the process ended, if it did without being asked.
+    pub fn death(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the daemon can be waited for")
+    }
+
     /// Waits until the process has ended.
     pub async fn ended(&mut self) -> ExitStatus {
         tokio::time::timeout(PATIENCE, self.child.wait())

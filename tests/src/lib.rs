@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod device;
 #[cfg(target_os = "linux")]
 pub mod far_host;
+pub mod hostile;
 #[cfg(target_os = "linux")]
 pub mod island;
 pub mod model_server;

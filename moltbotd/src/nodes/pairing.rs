@@ -10,11 +10,10 @@ use moltbot_protocol::{
         NodeFacts, NodePairAsked, NodePairListing, NodePairRequest, NodePaired, NodePending,
     },
 };
-use subtle::ConstantTimeEq as _;
 
 use super::Nodes;
 use crate::{
-    auth::Caller,
+    auth::{Caller, Secret},
     clock,
     store::{Db, StoreError},
 };
@@ -78,7 +77,7 @@ impl Nodes {
         token: &str,
     ) -> Result<Option<NodePaired>, StoreError> {
         let node = self.store.read(move |db| db.node_pairing(&node_id)).await?;
-        Ok(node.filter(|node| bool::from(node.token.as_bytes().ct_eq(token.as_bytes()))))
+        Ok(node.filter(|node| Secret::new(&node.token).is_some_and(|secret| secret.matches(token))))
     }
 
     /// Names a node; returns false when nobody knows it.
