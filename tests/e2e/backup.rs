@@ -86,7 +86,9 @@ async fn a_backup_that_is_not_whole_changes_nothing() {
         for command in ["verify", "restore"] {
             let output = ctl.run(&["backup", command, bad.to_str().unwrap()]).await;
             assert_eq!(output.status.code(), Some(1), "{}", error(&output));
-            assert!(error(&output).contains("is no whole backup"), "{}", error(&output));
+            let told = error(&output);
+            assert!(told.starts_with("error: ") && told.contains("is no whole backup"), "{told}");
+            assert!(told.contains("\nhelp: use another one"), "{told}");
         }
     }
     assert_eq!(tree(&daemon.state_dir()), before);
@@ -117,6 +119,155 @@ async fn a_backup_made_to_harm_changes_nothing() {
         assert_eq!(tree(&daemon.state_dir()), before, "{}", entry.name);
         assert!(!outside.exists(), "{}", entry.name);
     }
+}
+
+#[tokio::test]
+async fn however_much_a_backup_claims_to_hold_little_memory_is_used() {
+    const MIB: usize = 1 << 20;
+    let mut daemon = Daemon::start().await;
+    daemon.stop().await;
+    let ctl = Ctl::beside(&daemon);
+    let bad = daemon.home().join("bad.tar.gz");
+    // Long names, long link names and extended headers, which a reader takes as a whole.
+    let (long, odd) = ("a name in it is too long", "is no plain file");
+    for (kind, why) in [(b'L', long), (b'K', odd), (b'x', odd), (b'g', odd)] {
+        let entry = Entry { name: "././@LongLink".into(), kind, target: String::new() };
+        let long = header(&entry, 128 * MIB).into_iter().chain(std::iter::once(b'a'));
+        gzip_padded(&long.collect::<Vec<_>>(), 128 * MIB, &bad);
+        is_refused_in_little_memory(&ctl, &bad, why).await;
+    }
+    // More files than the names of which can be kept.
+    let files = (0..100_002).flat_map(|number| {
+        header(&Entry { name: format!("state/{number}"), kind: b'0', target: String::new() }, 0)
+    });
+    gzip_padded(&files.collect::<Vec<_>>(), 0, &bad);
+    is_refused_in_little_memory(&ctl, &bad, "it holds more than 100000 files").await;
+}
+
+async fn is_refused_in_little_memory(ctl: &Ctl, file: &Path, why: &str) {
+    let command = ["backup", "verify", file.to_str().unwrap()];
+    // In KiB. What needs more fails for another reason.
+    let output = shell(ctl, "ulimit -d 60000", &command).await;
+    assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+    assert!(error(&output).contains(why), "{}", error(&output));
+}
+
+#[tokio::test]
+async fn pipes_devices_and_folders_are_refused_without_waiting_for_them() {
+    let (mut daemon, ctl, file) = with_backup().await;
+    daemon.stop().await;
+    let pipe = daemon.home().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    for odd in [&pipe, Path::new("/dev/zero"), daemon.home()] {
+        for command in ["verify", "restore"] {
+            let output = ctl.run(&["backup", command, odd.to_str().unwrap()]).await;
+            assert_eq!(output.status.code(), Some(1), "{}", error(&output));
+            assert!(error(&output).contains("is not a regular file"), "{}", error(&output));
+        }
+    }
+
+    // The same as the place where a file of the backup is said to come from.
+    for odd in [&pipe, Path::new("/dev/zero"), Path::new("/proc/self/mem")] {
+        let forged = daemon.home().join("forged.tar.gz");
+        let token = Added::new("elsewhere/1/token", "secret").from(odd.to_str().unwrap());
+        fs::write(&forged, with_files(&file, &[token])).unwrap();
+        let report = ctl.json(&["backup", "restore", forged.to_str().unwrap()]).await;
+        let put_back = &report["elsewhere"][0];
+        assert_eq!(put_back["to"], odd.to_str().unwrap(), "{report:#}");
+        assert_eq!(fs::read_to_string(put_back["from"].as_str().unwrap()).unwrap(), "secret");
+    }
+    daemon.start_again().await;
+}
+
+#[tokio::test]
+async fn a_configuration_that_includes_a_pipe_is_an_error_and_not_a_wait() {
+    let (mut daemon, ctl, file) = with_backup().await;
+    daemon.stop().await;
+    let pipe = daemon.home().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let forged = daemon.home().join("forged.tar.gz");
+    let config = json!({ "$include": pipe.to_str().unwrap() }).to_string();
+    fs::write(&forged, with_files(&file, &[Added::new("config/moltbot.json", &config)])).unwrap();
+    let report = ctl.json(&["backup", "restore", forged.to_str().unwrap()]).await;
+    assert!(report["warnings"].to_string().contains("is not a regular file"), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_forged_backup_writes_nothing_beside_the_configuration_but_configuration() {
+    let (mut daemon, ctl, file) = with_backup().await;
+    daemon.stop().await;
+    let home = daemon.home().to_owned();
+    // The configuration is in the home folder, between what other programs read.
+    fs::write(home.join("package.json"), "{}").unwrap();
+    fs::create_dir(home.join("far")).unwrap();
+    std::os::unix::fs::symlink(home.join("far"), home.join("linked")).unwrap();
+    let wrong = [
+        ".bashrc",
+        ".ssh/authorized_keys",
+        ".ssh/config.json",
+        ".npmrc.json",
+        "bin/run",
+        "package.json",
+        "linked/a.json",
+        "not-included.json",
+    ];
+    let right = ["agents.json", "parts/channels.json5"];
+    let included: Vec<_> =
+        wrong[..7].iter().chain(&right).map(|name| format!("./{name}")).collect();
+    let config = json!({ "$include": included }).to_string();
+    let mut added = vec![Added::new("config/moltbot.json", &config)];
+    let names = wrong.iter().chain(&right);
+    added
+        .extend(names.map(|name| Added::new(&format!("config/{name}"), "{ ui: { a: 'forged' } }")));
+    let forged = home.join("forged.tar.gz");
+    fs::write(&forged, with_files(&file, &added)).unwrap();
+
+    let report = ctl.json(&["backup", "restore", forged.to_str().unwrap()]).await;
+    assert_eq!(fs::read_to_string(home.join("moltbot.json")).unwrap(), config);
+    for name in right {
+        assert!(fs::read_to_string(home.join(name)).unwrap().contains("forged"), "{report:#}");
+    }
+    for name in wrong {
+        let there = fs::read_to_string(home.join(name)).unwrap_or_default();
+        assert!(!there.contains("forged"), "{name}: {report:#}");
+        let kept = daemon.state_dir().join("restored-elsewhere/config").join(name);
+        assert!(fs::read_to_string(kept).unwrap().contains("forged"), "{name}: {report:#}");
+    }
+    assert_eq!(report["elsewhere"].as_array().unwrap().len(), wrong.len(), "{report:#}");
+}
+
+#[tokio::test]
+async fn a_command_to_be_run_by_hand_can_be_copied_whoever_chose_the_names_in_it() {
+    let (mut daemon, ctl, file) = with_backup().await;
+    daemon.stop().await;
+    let home = daemon.home().display().to_string();
+    let origins = [
+        format!("{home}/a b; touch {home}/harm"),
+        format!("{home}/$(touch {home}/harm)'`touch {home}/harm`"),
+        format!("{home}/c\nput back by hand: touch {home}/harm"),
+        format!("{home}/\u{1b}[2Kd"),
+        format!("{home}/\u{202e}e"),
+    ];
+    let added = (0..).zip(&origins).map(|(number, origin): (u32, _)| {
+        Added::new(&format!("elsewhere/{number}/it's"), "secret").from(origin)
+    });
+    let added: Vec<_> = added.collect();
+    let forged = daemon.home().join("forged.tar.gz");
+    fs::write(&forged, with_files(&file, &added)).unwrap();
+    let told = ctl.text(&["backup", "restore", forged.to_str().unwrap()]).await;
+
+    let hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+    assert!(!told.contains(hidden), "{told:?}");
+    let commands: Vec<_> =
+        told.lines().filter_map(|line| line.strip_prefix("put back by hand: ")).collect();
+    assert_eq!(commands.len(), 2, "{told}");
+    for (command, origin) in commands.iter().zip(&origins) {
+        fs::create_dir_all(Path::new(origin).parent().unwrap()).unwrap();
+        let status = std::process::Command::new("sh").args(["-c", command]).status().unwrap();
+        assert!(status.success(), "{command}");
+        assert_eq!(fs::read_to_string(origin).unwrap(), "secret");
+    }
+    assert!(!daemon.home().join("harm").exists(), "{told}");
 }
 
 #[tokio::test]
@@ -153,6 +304,7 @@ async fn what_went_wrong_is_told_once_and_in_json_to_programs() {
     let (daemon, ctl, file) = with_backup().await;
     let output = ctl.run(&["backup", "verify", "/nowhere.tar.gz"]).await;
     assert_eq!(error(&output).matches("No such file").count(), 1, "{}", error(&output));
+    assert!(error(&output).starts_with("error: cannot read /nowhere"), "{}", error(&output));
     assert_eq!(output.status.code(), Some(1));
     let file = file.to_str().unwrap();
     let none = daemon.home().to_str().unwrap();
@@ -258,9 +410,14 @@ async fn a_damaged_database_is_not_copied_as_if_it_were_whole() {
 
 /// Runs a command with files limited to so many blocks of 512 bytes.
 async fn limited(ctl: &Ctl, blocks: u32, arguments: &[&str]) -> Output {
+    shell(ctl, &format!("trap '' XFSZ; ulimit -f {blocks}"), arguments).await
+}
+
+/// Runs a command after some lines of shell.
+async fn shell(ctl: &Ctl, before: &str, arguments: &[&str]) -> Output {
     let real = ctl.command(arguments);
     let real = real.as_std();
-    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let script = format!("{before}; exec \"$0\" \"$@\"");
     let mut command = tokio::process::Command::new("sh");
     command.args(["-c", &script]).arg(real.get_program()).args(real.get_args()).env_clear();
     command.envs(real.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -341,6 +498,41 @@ fn with_entry(file: &Path, entry: &Entry) -> Vec<u8> {
     gzip(&entries)
 }
 
+/// A file that is put into a backup by somebody who can write it.
+struct Added {
+    name: String,
+    data: String,
+    origin: String,
+}
+
+impl Added {
+    fn new(name: &str, data: &str) -> Self {
+        Self { name: name.into(), data: data.into(), origin: "/there".into() }
+    }
+
+    fn from(self, origin: &str) -> Self {
+        Self { origin: origin.into(), ..self }
+    }
+}
+
+/// Returns a backup with files added or replaced, and a manifest that agrees.
+fn with_files(file: &Path, added: &[Added]) -> Vec<u8> {
+    let mut entries = unpacked(file);
+    let (name, manifest) = entries.pop().unwrap();
+    let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
+    let files = manifest["files"].as_array_mut().unwrap();
+    for Added { name, data, origin } in added {
+        entries.retain(|entry| entry.0 != *name);
+        files.retain(|item| item["path"] != **name);
+        entries.push((name.clone(), data.clone().into_bytes()));
+        files.push(json!({ "path": name, "origin": origin, "size": data.len(),
+            "sha256": sum(data.as_bytes()) }));
+    }
+    entries.push((name, manifest.to_string().into_bytes()));
+    let entries: Vec<_> = entries.iter().map(|(name, data)| (&**name, &**data)).collect();
+    packed(&entries)
+}
+
 fn packed(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, data) in entries {
@@ -386,6 +578,22 @@ fn unpacked(file: &Path) -> Vec<(String, Vec<u8>)> {
         at += 512 + size.next_multiple_of(512);
     }
     entries
+}
+
+/// Compresses bytes and as many zeros after them into a file. The library takes long for so many
+/// in a test build.
+fn gzip_padded(bytes: &[u8], zeros: usize, file: &Path) {
+    let mut gzip = std::process::Command::new("gzip")
+        .arg("-1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(fs::File::create(file).unwrap())
+        .spawn()
+        .unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    input.write_all(bytes).unwrap();
+    std::io::copy(&mut std::io::repeat(0).take(zeros as u64), &mut input).unwrap();
+    drop(input);
+    assert!(gzip.wait().unwrap().success());
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

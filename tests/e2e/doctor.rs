@@ -59,7 +59,7 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test]
 async fn a_healthy_gateway_has_no_findings_running_or_stopped() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = Daemon::start_with(Options::with_own_port()).await;
     let ctl = Ctl::beside(&daemon);
     ctl.text(&["agent", "-m", "hello"]).await;
     let (_, report) = doctor(&ctl, &[]).await;
@@ -73,7 +73,7 @@ async fn a_healthy_gateway_has_no_findings_running_or_stopped() {
 
 #[tokio::test]
 async fn modes_are_narrowed_and_folders_made_only_when_asked_for() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = Daemon::start_with(Options::with_own_port()).await;
     daemon.stop().await;
     let ctl = Ctl::beside(&daemon);
     let (state, database) = (daemon.state_dir(), daemon.state_dir().join("moltbot.db"));

@@ -242,6 +242,33 @@ async fn what_is_here_stays_and_what_the_other_gateway_added_is_added() {
 }
 
 #[tokio::test]
+async fn a_transcript_that_no_list_names_is_taken_and_its_session_id_finds_it() {
+    let mut case = Case::new().await;
+    case.write("moltbot.json", json!({ "gateway": { "auth": { "token": TOKEN } } }).to_string());
+    let sessions = "agents/main/sessions";
+    case.write(&format!("{sessions}/s1.jsonl"), line("aaaaaaaa", "user", "nobody listed me"));
+    case.write(&format!("{sessions}/empty.jsonl"), "");
+    case.write(&format!("{sessions}/s0.jsonl.deleted.2026"), line("bbbbbbbb", "user", "gone"));
+
+    let (code, report) = case.run().await;
+    assert_eq!(code, Some(0), "{report:#}");
+    assert_eq!(outcome(&report, "conversation", "agent:main:s1"), "taken");
+    assert_eq!(outcome(&report, "conversation", "agent:main:empty"), "skipped");
+    assert_eq!(outcome(&report, "older transcripts", "agents/main"), "skipped");
+    let (_, again) = case.run().await;
+    assert_eq!(outcome(&again, "conversation", "agent:main:s1"), "present");
+
+    case.daemon.start_again().await;
+    let mut client = case.daemon.operator().await;
+    let run = json!({ "message": "go on", "sessionId": "s1", "idempotencyKey": "run-1" });
+    client.call("agent", run).await.unwrap();
+    client.call("agent.wait", json!({ "runId": "run-1" })).await.unwrap();
+    let key = json!({ "sessionKey": "agent:main:s1" });
+    let history = client.call("chat.history", key).await.unwrap().to_string();
+    assert!(history.contains("nobody listed me") && history.contains("go on"), "{history}");
+}
+
+#[tokio::test]
 async fn a_configuration_that_would_keep_the_gateway_from_starting_is_put_beside() {
     let mut case = Case::new().await;
     case.write("moltbot.json", "{ gateway: { bind: 'wifi' } }");

@@ -27,6 +27,42 @@ fn units_start_the_daemon_with_flags_it_takes() {
 }
 
 #[test]
+fn a_purge_that_is_to_remove_the_state_leaves_no_token_behind() {
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    // Made by root, as `sudo moltbotctl config set` does; the file itself dpkg has removed by now.
+    write("etc/moltbot/moltbot.json.backups/1/moltbot.json", "token");
+    write("etc/moltbot-lab/moltbot.json", "token");
+    write("var/lib/moltbot/moltbot.db", "token");
+    write("etc/moltbot-of-others/notes", "not ours");
+    write(
+        "usr/share/debconf/confmodule",
+        "db_get() { RET=true; }\nfor it in version input go purge; do eval \"db_$it() { :; }\"; done\n",
+    );
+
+    let script = fs::read_to_string(source_root().join("packaging/deb/moltbotd/postrm")).unwrap();
+    let root_path = root.path().display();
+    let script = ["/etc", "/var", "/usr"]
+        .iter()
+        .fold(script, |script, folder| script.replace(folder, &format!("{root_path}{folder}")));
+    // Nobody is called moltbot on the host of the tests: what is kept is found by its name.
+    let owner =
+        script.replace("stat -c %U \"$folder\"", "case $folder in */var/*) echo moltbot;; esac");
+    assert_ne!(owner, script);
+    let purge = ["-c", &owner, "postrm", "purge"];
+    let output = std::process::Command::new("sh").args(purge).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for folder in ["etc/moltbot", "etc/moltbot-lab", "var/lib/moltbot"] {
+        assert!(!root.path().join(folder).exists(), "{folder} is left");
+    }
+    assert!(root.path().join("etc/moltbot-of-others/notes").exists());
+}
+
+#[test]
 fn units_rely_on_what_the_daemon_does() {
     for name in SERVICES {
         let unit = Unit::read(name);

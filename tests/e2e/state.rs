@@ -4,7 +4,7 @@
 //! wrote: a conversation of two messages, a paired node, wake words, and a
 //! message that was sent. Files are added, never changed.
 
-use moltbot_tests::{Ctl, Daemon};
+use moltbot_tests::{Ctl, Daemon, Options};
 use serde_json::json;
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn the_state_of_a_later_version_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn a_stopped_gateway_leaves_its_database_in_one_file_also_when_it_was_looked_at() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = Daemon::start_with(Options::with_own_port()).await;
     let ctl = Ctl::beside(&daemon);
     for round in 0..4 {
         ctl.text(&["agent", "-m", "hello"]).await;

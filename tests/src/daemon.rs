@@ -49,6 +49,13 @@ impl Default for Options {
 }
 
 impl Options {
+    /// A daemon that wants [`TOKEN`] and whose configuration names a port that nobody listens on:
+    /// for tests that ask about the port of one that is stopped. The default port may be taken.
+    #[must_use]
+    pub fn with_own_port() -> Self {
+        Self::with(json!({ "gateway": { "port": ports::free(), "auth": { "token": TOKEN } } }))
+    }
+
     /// A daemon with a configuration of one's own.
     #[must_use]
     pub fn with(config: Value) -> Self {

@@ -10,6 +10,8 @@ use std::{
     sync::OnceLock,
 };
 
+use crate::ports;
+
 /// Names a folder that already holds the executables; nothing is built then.
 pub const FOLDER_VARIABLE: &str = "MOLTBOT_TESTS_BIN_DIR";
 
@@ -75,6 +77,9 @@ pub fn source_root() -> &'static Path {
 }
 
 fn folder() -> &'static Path {
+    // No test runs a program of ours without passing here.
+    ports::occupy_default();
+
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| match std::env::var_os(FOLDER_VARIABLE) {
         Some(folder) => PathBuf::from(folder),

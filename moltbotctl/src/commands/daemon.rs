@@ -4,7 +4,7 @@
 use std::{
     env,
     ffi::OsString,
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
 };
@@ -21,15 +21,43 @@ use crate::{
 
 const PROGRAM: &str = "moltbotd";
 
+/// How much is kept of what the program complains about; one sentence is usual.
+const LONGEST_COMPLAINT_BYTES: u64 = 64 * 1024;
+
 /// Runs `moltbotd state …` for the chosen profile.
 ///
 /// # Errors
 /// When the program cannot be found or started.
 pub fn state(cx: &Context, arguments: Vec<OsString>) -> anyhow::Result<ExitCode> {
-    let status =
-        command(cx, arguments)?.status().with_context(|| format!("cannot start {PROGRAM}"))?;
+    let mut child = command(cx, arguments)?
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {PROGRAM}"))?;
+
+    let mut complaint = Vec::new();
+    if let Some(mut stderr) = child.stderr.take() {
+        stderr.by_ref().take(LONGEST_COMPLAINT_BYTES).read_to_end(&mut complaint)?;
+        // It must not wait for a reader.
+        io::copy(&mut stderr, &mut io::sink())?;
+    }
+    let status = child.wait()?;
+    if !complaint.is_empty() {
+        pass_on(cx, &String::from_utf8_lossy(&complaint));
+    }
+
     let code = status.code().and_then(|code| u8::try_from(code).ok());
     Ok(ExitCode::from(code.unwrap_or(1)))
+}
+
+/// Says what the program complained about as this program says it. It puts what helps behind the
+/// last semicolon.
+fn pass_on(cx: &Context, complaint: &str) {
+    let own = complaint.trim_end().strip_prefix("moltbotd: ").filter(|_| !cx.output.json);
+    let Some(own) = own else { return cx.output.remark(complaint.trim_end()) };
+    match own.rsplit_once("; ") {
+        Some((message, advice)) => cx.output.error(message, None, Some(advice)),
+        None => cx.output.error(own, None, None),
+    }
 }
 
 /// Runs `moltbotd state …` and returns its exit code, what it printed as JSON

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::{self, File},
     io::Read as _,
     path::{Path as FilePath, PathBuf},
 };
@@ -90,6 +90,12 @@ impl Documents {
         self.tried.push(file.into());
         if let Some(text) = self.overlaid(file) {
             return text.clone();
+        }
+        // A pipe would be waited for and a device read for ever, and neither can be read again.
+        if fs::metadata(file).is_ok_and(|found| !found.is_file()) {
+            let why = format!("cannot read {}: it is not a regular file", file.display());
+            self.issues.push(Issue::about_file(file, why));
+            return None;
         }
         let open = if self.leave_modes { private::trusted_as_it_is } else { private::trusted };
         let opened = open(file).map_err(|error| (error.is_refusal(), error.to_string()));

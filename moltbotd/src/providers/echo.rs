@@ -15,9 +15,10 @@ use super::{
 #[derive(Clone, Copy, Debug)]
 pub struct Echo;
 
-const HINT: &str = "(builtin/echo: no model is configured. Set agents.defaults.model to \
-    \"provider/model\" and put that provider's key into models.providers.<provider>.apiKey or its \
-    environment variable, for example ANTHROPIC_API_KEY.)";
+/// In backticks, because readers of Markdown take `<provider>` for a tag and show nothing.
+const HINT: &str = "(builtin/echo: no model is configured. Set `agents.defaults.model` to \
+    `provider/model` and put that provider's key into `models.providers.<provider>.apiKey` or its \
+    environment variable, for example `ANTHROPIC_API_KEY`.)";
 
 /// Everybody who watches a run gets every piece, so a long answer has larger
 /// ones rather than more.
@@ -175,6 +176,13 @@ mod tests {
         );
         let spoken = Turn::Assistant { text: first, calls: Vec::new() };
         assert_eq!(text(&ask(vec![user("a"), spoken, user("b  c")])), "echo: b  c");
+    }
+
+    #[test]
+    fn the_hint_loses_nothing_in_a_reader_of_markdown() {
+        // What is between backticks is shown as it is; elsewhere `<provider>` would be a tag.
+        let outside: String = HINT.split('`').step_by(2).collect();
+        assert!(!outside.contains(['<', '>', '*', '_']), "{outside}");
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) fn story(suite: Suite) {
     assert!(said.contains("are kept; remove them with: rm -r /var/lib/moltbot"), "{said}");
     machine.sh("test -e /var/lib/moltbot/moltbot.db");
     machine.sh("dpkg -i /packages/moltbotd_*-1_*.deb; \
+         moltbotctl --config /etc/moltbot/moltbot.json config set logging.maxAgeDays 7; \
+         test -e /etc/moltbot/moltbot.json.backups; \
          echo moltbotd moltbotd/purge-state boolean true | debconf-set-selections; \
          dpkg -P moltbotd; ! ls -d /var/lib/moltbot /var/log/moltbot /etc/moltbot");
     let left = machine.sh("find /etc/systemd /usr/lib/systemd -name 'moltbotd*'");

@@ -1,10 +1,15 @@
 //! Writes and reads the file. A reader trusts nothing in it: names stay below
 //! the folder they are for, only plain files are taken, and every byte is
 //! counted in the manifest.
+//!
+//! Reading takes memory for the names and the manifest only, and both have a
+//! limit, so a small file that unpacks to a large one costs time and no memory.
+//! That is why the entries are read raw: the `tar` crate reads a long name or a
+//! PAX header as a whole, however long it claims to be.
 
 use std::{
     collections::HashSet,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead as _, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
@@ -16,10 +21,16 @@ use sha2::{Digest as _, Sha256};
 use super::manifest::{self, FORMAT, Found, Item, Manifest};
 
 const BUFFER_BYTES: usize = 64 * 1024;
-/// A manifest of a million files is smaller.
-const LARGEST_MANIFEST_BYTES: u64 = 512 * 1024 * 1024;
+/// [`MOST_FILES`] with usual names need about half of it.
+const LARGEST_MANIFEST_BYTES: u64 = 64 * 1024 * 1024;
+/// Files in one backup. Their names are kept in memory while it is read.
+const MOST_FILES: usize = 100_000;
+/// The same names together.
+const LONGEST_NAMES_BYTES: usize = 32 * 1024 * 1024;
 const LONGEST_NAME_BYTES: usize = 4096;
 const LONGEST_PART_BYTES: usize = 255;
+/// How much of a name a message repeats.
+const LONGEST_SHOWN_BYTES: usize = 200;
 /// Where the entries other than the manifest are.
 const FOLDERS: [&str; 4] = ["database", "config", "state", "elsewhere"];
 
@@ -42,6 +53,16 @@ pub(super) enum ArchiveError {
         /// What the system said.
         source: io::Error,
     },
+    /// A pipe, a device or a folder stands in the place of a file: opening it
+    /// could wait for ever, and reading it may never end.
+    #[error("{0} is not a regular file; name a backup that moltbotctl backup create made")]
+    NoFile(PathBuf),
+    /// There are more files than a reader would take.
+    #[error(
+        "{0} holds more than {MOST_FILES} files, which is the most that a backup may hold; move \
+         what the gateway does not need out of it"
+    )]
+    TooMany(PathBuf),
     /// A file to be put into it changed its size meanwhile.
     #[error("{0} changed while it was copied; try again")]
     Changed(PathBuf),
@@ -87,11 +108,13 @@ impl Writer {
         origin: &Path,
     ) -> Result<(), ArchiveError> {
         let unreadable = |error| ArchiveError::Read { path: source.into(), source: error };
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_NONBLOCK)
-            .open(source)
-            .map_err(unreadable)?;
+        if self.items.len() == MOST_FILES {
+            // One that could not be restored would be no backup.
+            return Err(ArchiveError::TooMany(origin.parent().unwrap_or(origin).into()));
+        }
+
+        let file = open_regular(source).map_err(unreadable)?;
+        let file = file.ok_or_else(|| ArchiveError::NoFile(source.into()))?;
         let size = file.metadata().map_err(unreadable)?.len();
         let mut reader = Summed { inner: file.take(size), sum: Sha256::new(), count: 0 };
         self.append(name, size, &mut reader)?;
@@ -155,9 +178,20 @@ pub(super) type Destination<'a> =
 
 /// Opens a backup.
 pub(super) fn open(path: &Path) -> Result<(&Path, File), ArchiveError> {
-    let file = File::open(path);
+    let file = open_regular(path);
     let file = file.map_err(|source| ArchiveError::Read { path: path.into(), source })?;
-    Ok((path, file))
+    Ok((path, file.ok_or_else(|| ArchiveError::NoFile(path.into()))?))
+}
+
+/// Opens a regular file; returns `None` for anything else, without opening it.
+pub(super) fn open_regular(path: &Path) -> io::Result<Option<File>> {
+    if !fs::metadata(path)?.is_file() {
+        return Ok(None);
+    }
+
+    // A pipe may have taken its place since: opening that must not wait either.
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
 }
 
 /// Reads a backup from beginning to end and checks all of it.
@@ -167,17 +201,29 @@ pub(super) fn read(
 ) -> Result<Manifest, ArchiveError> {
     let damaged = |why: String| ArchiveError::Damaged { path: path.into(), why };
     let mut archive = tar::Archive::new(GzDecoder::new(io::BufReader::new(file)));
-    let mut reader = Reader { path, destination, found: Vec::new(), names: HashSet::new() };
+    let mut reader = Reader {
+        path,
+        destination,
+        found: Vec::new(),
+        names: HashSet::new(),
+        names_bytes: 0,
+        long_name: None,
+    };
+
     let entries = archive.entries().map_err(|error| damaged(broken(&error)))?;
     let mut manifest = None;
-    for entry in entries {
+    for entry in entries.raw(true) {
         let entry = entry.map_err(|error| damaged(broken(&error)))?;
         if manifest.is_some() {
             return Err(damaged("something follows its manifest".into()));
         }
         manifest = reader.entry(entry)?;
     }
+    if reader.long_name.is_some() {
+        return Err(damaged("its end is missing".into()));
+    }
     let found = reader.found;
+
     // The sum of the compressed bytes stands at their end.
     let mut rest = archive.into_inner();
     let ends = io::copy(&mut rest, &mut io::sink());
@@ -185,6 +231,7 @@ pub(super) fn read(
     if rest.into_inner().fill_buf().is_ok_and(|left| !left.is_empty()) {
         return Err(damaged("something follows its end".into()));
     }
+
     let manifest = manifest.ok_or_else(|| damaged("its end is missing".into()))?;
     match manifest.disagreement(&found) {
         Some(why) => Err(damaged(why)),
@@ -197,6 +244,9 @@ struct Reader<'a, 'b> {
     destination: &'a mut Destination<'b>,
     found: Vec<Found>,
     names: HashSet<String>,
+    names_bytes: usize,
+    /// The name of the next entry, where its header has no room for it.
+    long_name: Option<Vec<u8>>,
 }
 
 impl Reader<'_, '_> {
@@ -205,9 +255,18 @@ impl Reader<'_, '_> {
         &mut self,
         entry: tar::Entry<'_, impl Read>,
     ) -> Result<Option<Manifest>, ArchiveError> {
-        let name = safe_name(&entry.path_bytes()).map_err(|why| self.damaged(why))?;
+        if entry.header().entry_type() == tar::EntryType::GNULongName {
+            return self.read_long_name(entry).map(|()| None);
+        }
+
+        let bytes = self.long_name.take().unwrap_or_else(|| entry.path_bytes().into_owned());
         if entry.header().entry_type() != tar::EntryType::Regular {
-            return Err(self.damaged(format!("{name} is no plain file")));
+            return Err(self.damaged(format!("{} is no plain file", shown_name(&bytes))));
+        }
+        let name = safe_name(&bytes).map_err(|why| self.damaged(why))?;
+        self.names_bytes += name.len();
+        if self.names.len() > MOST_FILES || self.names_bytes > LONGEST_NAMES_BYTES {
+            return Err(self.damaged(format!("it holds more than {MOST_FILES} files")));
         }
         if !self.names.insert(name.clone()) {
             return Err(self.damaged(format!("{name} is in it twice")));
@@ -215,10 +274,26 @@ impl Reader<'_, '_> {
         if name == manifest::NAME {
             return self.manifest(entry).map(Some);
         }
+
         let out = (self.destination)(&name)?;
         let found = self.copy(name, entry, out)?;
         self.found.push(found);
         Ok(None)
+    }
+
+    /// Reads the name that stands before its entry and ends with a zero.
+    fn read_long_name(&mut self, entry: impl Read) -> Result<(), ArchiveError> {
+        let longest = LONGEST_NAME_BYTES as u64 + 1;
+        let mut name = Vec::new();
+        let read = entry.take(longest + 1).read_to_end(&mut name);
+        read.map_err(|error| self.damaged(broken(&error)))?;
+
+        let is_second = self.long_name.is_some();
+        if is_second || name.pop() != Some(0) || name.len() > LONGEST_NAME_BYTES {
+            return Err(self.damaged("a name in it is too long".into()));
+        }
+        self.long_name = Some(name);
+        Ok(())
     }
 
     fn manifest(&self, entry: impl Read) -> Result<Manifest, ArchiveError> {
@@ -276,9 +351,15 @@ fn broken(error: &io::Error) -> String {
     }
 }
 
+/// Returns the beginning of a name that may be anything, for a message.
+fn shown_name(bytes: &[u8]) -> String {
+    let shown = bytes.get(..LONGEST_SHOWN_BYTES).unwrap_or(bytes);
+    String::from_utf8_lossy(shown).escape_debug().to_string()
+}
+
 /// Returns a name that leads nowhere but below one of the known folders.
 fn safe_name(bytes: &[u8]) -> Result<String, String> {
-    let shown = String::from_utf8_lossy(bytes).escape_debug().to_string();
+    let shown = shown_name(bytes);
     let refused = |why: &str| Err(format!("the name {shown} {why}"));
     let Ok(name) = std::str::from_utf8(bytes) else { return refused("is not UTF-8") };
     if name.len() > LONGEST_NAME_BYTES || name.chars().any(char::is_control) {
@@ -311,7 +392,7 @@ mod tests {
         let data = [vec![0; 3000], b"word ".repeat(100), (0..=255).collect()].concat();
         for name in ["state/a", "state/b"] {
             let source = folder.join("source");
-            std::fs::write(&source, &data).unwrap();
+            fs::write(&source, &data).unwrap();
             writer.add(name, &source, Path::new("/there")).unwrap();
         }
         let manifest = |files| Manifest {
@@ -325,7 +406,7 @@ mod tests {
             left_out: Vec::new(),
         };
         writer.finish(manifest).unwrap();
-        std::fs::read(path).unwrap()
+        fs::read(path).unwrap()
     }
 
     fn passes(path: &Path) -> bool {

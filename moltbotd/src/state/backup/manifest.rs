@@ -1,6 +1,6 @@
 //! The last entry of a backup: what the others are.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,25 +66,65 @@ pub(super) struct Found {
 impl Manifest {
     /// Returns what does not agree with the entries found.
     pub(super) fn disagreement(&self, found: &[Found]) -> Option<String> {
-        let listed: HashSet<&str> = self.files.iter().map(|item| &*item.path).collect();
-        if let Some(extra) = found.iter().find(|entry| !listed.contains(&*entry.path)) {
-            return Some(format!("{} is not in its manifest", extra.path));
-        }
+        let found: HashMap<&str, &Found> =
+            found.iter().map(|entry| (&*entry.path, entry)).collect();
+        let mut listed = HashSet::new();
         for Item { path, size, sha256, .. } in &self.files {
-            let Some(entry) = found.iter().find(|entry| entry.path == *path) else {
-                return Some(format!("{path} is missing"));
+            let shown = readable(path);
+            if !listed.insert(&**path) {
+                return Some(format!("{shown} is in its manifest twice"));
+            }
+            let Some(entry) = found.get(&**path) else {
+                return Some(format!("{shown} is missing"));
             };
             if (entry.size, &entry.sha256) != (*size, sha256) {
-                return Some(format!("{path} is not what was written (its SHA-256 differs)"));
+                return Some(format!("{shown} is not what was written (its SHA-256 differs)"));
             }
         }
-        None
+        let extra = found.keys().find(|path| !listed.contains(**path));
+        if let Some(extra) = extra {
+            return Some(format!("{extra} is not in its manifest"));
+        }
+        let main = self.config.as_deref().filter(|main| !listed.contains(main));
+        main.map(|main| format!("{} is missing", readable(main)))
     }
 
     /// Returns the bytes of all files together.
     pub(super) fn total(&self) -> u64 {
         self.files.iter().map(|item| item.size).sum()
     }
+}
+
+/// Returns a text of a manifest as it may be printed. Whoever forged the backup
+/// chose it: what a terminal would obey, or not show, is escaped.
+pub(super) fn readable(text: &str) -> String {
+    let mut shown = String::new();
+    for character in text.chars() {
+        if is_visible(character) {
+            shown.push(character);
+        } else {
+            shown.extend(character.escape_default());
+        }
+    }
+    shown
+}
+
+/// Returns whether a character is seen where it stands: it is no control
+/// character, sets no direction of writing and has a width.
+pub(super) fn is_visible(character: char) -> bool {
+    !character.is_control()
+        && !matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// Returns a digest in hex.

@@ -1,10 +1,19 @@
 //! `moltbotd state backup restore`.
+//!
+//! Nothing in a backup decides where on this host something is written: whoever
+//! made it may have chosen every name in it, and the configuration may lie in a
+//! home folder, between `.bashrc` and `.ssh`. So the state goes into the state
+//! folder, and beside the configuration file only such files are written as the
+//! gateway would read there (see [`Stage::config_files`]). The rest is unpacked
+//! into a folder of the state, for a person to look at.
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
     fs::{self, DirBuilder, File},
+    io::Read as _,
     os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use jiff::Timestamp;
@@ -14,7 +23,7 @@ use super::{
     archive::{self, ArchiveError},
     create::archive_failure,
     failure, io_failure, is_ours, is_reserved,
-    manifest::{self, Item, Manifest},
+    manifest::{self, Item, Manifest, is_visible, readable},
     swap::{self, KEPT, Move, Plan, STAGE},
     verify,
 };
@@ -24,12 +33,17 @@ use crate::{
     lock::Guards,
     paths::Paths,
     private,
-    state::{Place, owner::Owner, report::Report},
+    state::{Place, check::shown, owner::Owner, report::Report},
     store::{self, Settled},
 };
 
 /// Folder of restored files whose place is outside of state and configuration.
 const ELSEWHERE: &str = "restored-elsewhere";
+
+/// Largest configuration file that is put back; the gateway reads no larger one.
+const LARGEST_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
+/// Configuration files that are looked at together.
+const MOST_CONFIG_FILES: usize = 256;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -58,9 +72,10 @@ pub(super) fn run(place: &Place, file: &Path, with_config: bool) -> Result<Repor
     verify::check_database(file, &stage.database(), &manifest, place)?;
     let ended =
         store::settle(&stage.database(), clock::now_ms()).map_err(|error| failure(error, paths))?;
-    let elsewhere = stage.elsewhere(&manifest, paths)?;
+    let mut elsewhere = stage.elsewhere(&manifest, paths)?;
     let mut plan = Plan { stage: stage.folder.clone(), ..Plan::default() };
-    let config = if with_config { stage.config(&manifest, paths, &mut plan)? } else { None };
+    let config =
+        if with_config { stage.config(&manifest, place, &mut plan, &mut elsewhere)? } else { None };
     let staying = if with_config { Vec::new() } else { configuration(place) };
     let kept = stage.plan_state(paths, &staying, &mut plan)?;
     plan.check()?;
@@ -81,9 +96,7 @@ pub(super) fn run(place: &Place, file: &Path, with_config: bool) -> Result<Repor
             ended.outgoing, ended.incoming, ended.runs
         ));
     }
-    lines.extend(elsewhere.iter().map(|Move { from, to }| {
-        format!("put back by hand: install -m 600 {} {}", from.display(), to.display())
-    }));
+    lines.extend(elsewhere.iter().map(by_hand));
     lines.extend(warnings.iter().map(|warning| format!("warning: {warning}")));
     let restored = Restored {
         file,
@@ -141,43 +154,91 @@ impl Stage {
     }
 
     /// Moves files whose place is elsewhere into a folder of the state, unless
-    /// the same file is in its place: nothing in a backup decides where on
-    /// this host something is written.
+    /// the same file is in its place.
     fn elsewhere(&self, manifest: &Manifest, paths: &Paths) -> Result<Vec<Move>, Failure> {
         let mut moves = Vec::new();
-        for Item { path, origin, sha256, .. } in &manifest.files {
-            let Some(rest) = path.strip_prefix("elsewhere/") else { continue };
-            if fs::read(origin).is_ok_and(|there| sum(&there) == *sha256) {
-                continue;
+        for item in &manifest.files {
+            let Some(rest) = item.path.strip_prefix("elsewhere/") else { continue };
+            if !is_in_place(item) {
+                moves.push(self.set_aside(&item.path, rest, (&item.origin).into(), paths)?);
             }
-            let staged = self.state().join(ELSEWHERE).join(rest);
-            rename_below(&self.folder.join(path), &staged)?;
-            let from = paths.state_dir.join(ELSEWHERE).join(rest);
-            moves.push(Move { from, to: origin.into() });
         }
         Ok(moves)
+    }
+
+    /// Moves a file into the folder of those that are put back by hand.
+    fn set_aside(
+        &self,
+        entry: &str,
+        rest: &str,
+        to: PathBuf,
+        paths: &Paths,
+    ) -> Result<Move, Failure> {
+        rename_below(&self.folder.join(entry), &self.state().join(ELSEWHERE).join(rest))?;
+        Ok(Move { from: paths.state_dir.join(ELSEWHERE).join(rest), to })
     }
 
     /// Plans for the configuration; returns its main file.
     fn config(
         &self,
         manifest: &Manifest,
-        paths: &Paths,
+        place: &Place,
         plan: &mut Plan,
+        elsewhere: &mut Vec<Move>,
     ) -> Result<Option<PathBuf>, Failure> {
         let Some(main) = &manifest.config else { return Ok(None) };
-        let target = &paths.config_file;
-        let folder = target.parent().unwrap_or(Path::new("/"));
+        let paths = &place.paths;
+        let wanted = self.config_files(manifest, main, place);
         for Item { path, .. } in &manifest.files {
             let Some(rest) = path.strip_prefix("config/") else { continue };
-            let to = if path == main { target.clone() } else { folder.join(rest) };
+            let to = self.config_place(path, main, paths);
             let staged = self.folder.join(path);
+            if !wanted.contains(&to) {
+                elsewhere.push(self.set_aside(path, &format!("config/{rest}"), to, paths)?);
+                continue;
+            }
             match to.strip_prefix(&paths.state_dir) {
                 Ok(inside) => rename_below(&staged, &self.state().join(inside))?,
                 Err(_) => self.plan_outside(&staged, to, plan)?,
             }
         }
-        Ok(Some(target.clone()))
+        Ok(Some(paths.config_file.clone()))
+    }
+
+    /// Returns where an entry of the configuration belongs.
+    fn config_place(&self, entry: &str, main: &str, paths: &Paths) -> PathBuf {
+        let target = &paths.config_file;
+        match entry.strip_prefix("config/") {
+            Some(rest) if entry != main => target.parent().unwrap_or(Path::new("/")).join(rest),
+            _ => target.clone(),
+        }
+    }
+
+    /// Returns the files of the configuration that may be written: its main
+    /// file, and those that this one includes once it is in its place, if they
+    /// are called like configuration, are no hidden files, lie in real folders,
+    /// and replace nothing that is not configuration already.
+    fn config_files(&self, manifest: &Manifest, main: &str, place: &Place) -> Vec<PathBuf> {
+        let paths = &place.paths;
+        let mut texts = BTreeMap::new();
+        let entries = manifest.files.iter().filter(|item| item.path.starts_with("config/"));
+        for Item { path, size, .. } in entries {
+            if texts.len() == MOST_CONFIG_FILES || *size > LARGEST_CONFIG_BYTES {
+                continue;
+            }
+            let text = fs::read_to_string(self.folder.join(path)).ok();
+            texts.insert(self.config_place(path, main, paths), text);
+        }
+
+        let target = &paths.config_file;
+        let folder = target.parent().unwrap_or(Path::new("/"));
+        let present = configuration(place);
+        let restored = place.source(target).load_over(texts.clone());
+        let is_free = |file: &PathBuf| present.contains(file) || file.symlink_metadata().is_err();
+        let included = texts.into_keys().filter(|file| {
+            restored.files.contains(file) && is_config_name(file, folder) && is_free(file)
+        });
+        included.chain([target.clone()]).collect()
     }
 
     /// Plans for a file outside of the state folder.
@@ -252,6 +313,44 @@ impl Drop for Stage {
     }
 }
 
+/// Returns whether a file is called like one of the configuration and lies in
+/// real folders below `folder`: a link would lead out of it.
+fn is_config_name(file: &Path, folder: &Path) -> bool {
+    let Ok(below) = file.strip_prefix(folder) else { return false };
+    let is_plain = |part: Component<'_>| match part {
+        Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),
+        _ => false,
+    };
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    let folders = below.ancestors().skip(1).map(|below| folder.join(below));
+    extension.is_some_and(|it| ["json", "json5"].contains(&it))
+        && below.components().all(is_plain)
+        && folders
+            .filter(|it| it != folder)
+            .all(|it| it.symlink_metadata().map_or(true, |found| found.is_dir()))
+}
+
+/// Returns whether the file of an entry is where it came from. Nothing but a
+/// regular file of the same size is opened: the path is what the backup says.
+fn is_in_place(item: &Item) -> bool {
+    let origin = Path::new(&item.origin);
+    let is_like = |found: fs::Metadata| found.is_file() && found.len() == item.size;
+    if !origin.is_absolute() || !fs::metadata(origin).is_ok_and(is_like) {
+        return false;
+    }
+    let Ok(Some(file)) = archive::open_regular(origin) else { return false };
+    sum(file.take(item.size)).is_ok_and(|sum| sum == item.sha256)
+}
+
+/// Says how a file that was set aside gets to where it belongs.
+fn by_hand(Move { from, to }: &Move) -> String {
+    let (from, path) = (shown(from), to.display().to_string());
+    if to.is_absolute() && path.chars().all(is_visible) {
+        return format!("put back by hand: install -m 600 {from} {}", shown(to));
+    }
+    format!("look at it yourself: {from}, which claims to belong to {:?}", readable(&path))
+}
+
 /// Returns the files of the configuration in force.
 fn configuration(place: &Place) -> Vec<PathBuf> {
     let file = place.paths.config_file.clone();
@@ -271,7 +370,7 @@ fn warnings(place: &Place, manifest: &Manifest) -> Vec<String> {
     if manifest.profile != profile {
         warnings.push(format!(
             "the backup is of profile {}, this is profile {profile}: look at gateway.port",
-            manifest.profile
+            readable(&manifest.profile)
         ));
     }
     warnings
@@ -313,7 +412,13 @@ fn unwritable(folder: &Path, error: &std::io::Error) -> Failure {
     ))
 }
 
-fn sum(bytes: &[u8]) -> String {
+fn sum(mut file: impl std::io::Read) -> std::io::Result<String> {
     use sha2::Digest as _;
-    manifest::hex(&sha2::Sha256::digest(bytes))
+    let (mut sum, mut buffer) = (sha2::Sha256::new(), vec![0; 64 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(manifest::hex(&sum.finalize())),
+            read => sum.update(&buffer[..read]),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     archive::{self, ArchiveError},
     create::{Temporary, archive_failure},
     failure,
-    manifest::{self, Manifest},
+    manifest::{self, Manifest, readable},
 };
 use crate::{
     boot::Failure,
@@ -53,8 +53,8 @@ pub(super) fn run(place: &Place, file: &Path) -> Result<Report, Failure> {
         ),
         format!(
             "profile {}, made by version {}, database version {}, {}",
-            manifest.profile,
-            manifest.version,
+            readable(&manifest.profile),
+            readable(&manifest.version),
             manifest.schema,
             jiff::Timestamp::from_millisecond(manifest.created_at_ms).unwrap_or_default()
         ),

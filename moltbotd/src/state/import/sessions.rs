@@ -4,8 +4,10 @@
 //! gateway only went on with it: then the rest is added.
 
 use std::{
+    fs,
     io::{BufRead as _, BufReader, Read as _},
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use jiff::Timestamp;
@@ -32,8 +34,36 @@ pub(super) fn take(target: &Target<'_>, folder: &Folder, items: &mut Items) {
         folder.note(&store);
         if store.is_file() {
             agent_sessions(target, folder, &agent, &store, items);
+        } else {
+            lone_transcripts(target, folder, &agent, items);
         }
     }
+}
+
+/// Takes transcripts that no list of conversations goes with: a run that named only a session id
+/// leaves such a one. It gets the key that such a run has here, so the session id finds it again.
+fn lone_transcripts(target: &Target<'_>, folder: &Folder, agent: &str, items: &mut Items) {
+    let below = format!("agents/{agent}/sessions");
+    let transcripts = folder.path.join(&below);
+    for name in folder.names(&below) {
+        let Some(id) = name.strip_suffix(".jsonl") else { continue };
+        let changed = fs::metadata(transcripts.join(&name)).and_then(|file| file.modified()).ok();
+        let changed = changed.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let entry = SessionEntry {
+            session_id: id.to_owned(),
+            updated_at: changed.and_then(|at| i64::try_from(at.as_millis()).ok()),
+            ..SessionEntry::default()
+        };
+        match Conversation::read(id, agent, entry, &transcripts, folder) {
+            Ok(conversation) if conversation.messages.is_empty() => {
+                let why = "it holds no message";
+                items.explain("conversation", conversation.key, Outcome::Skipped, why);
+            }
+            Ok(conversation) => conversation.put(target, items),
+            Err(why) => items.fail("conversation", format!("{below}/{name}"), why),
+        }
+    }
+    name_older_transcripts(folder, agent, &transcripts, items);
 }
 
 /// Returns the file that lists an agent's conversations.
@@ -69,6 +99,11 @@ fn agent_sessions(
             Err(why) => items.fail("conversation", name, why),
         }
     }
+    name_older_transcripts(folder, agent, transcripts, items);
+}
+
+/// Names the transcripts that belong to no conversation.
+fn name_older_transcripts(folder: &Folder, agent: &str, transcripts: &Path, items: &mut Items) {
     let names = folder.names(&format!("agents/{agent}/sessions"));
     let left: Vec<_> = names
         .into_iter()
