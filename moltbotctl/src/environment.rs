@@ -26,6 +26,11 @@ impl Environment {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
+    /// Returns every variable as it is, in no order.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// Returns `MOLTBOT_<suffix>`, else `CLAWDBOT_<suffix>`, with the name that won.
     #[must_use]
     pub fn named(&self, suffix: &str) -> Option<(String, &str)> {

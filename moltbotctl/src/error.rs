@@ -300,7 +300,7 @@ fn refusal_advice(refusal: &Refusal) -> Option<String> {
                 .into(),
         );
     }
-    if message.starts_with("SYSTEM_RUN_D") {
+    if message.starts_with("SYSTEM_RUN_D") && !message.contains("environment refused") {
         return Some(
             "allow the program in exec-approvals.json of the node, or start the node with another \
              --exec-security or --exec-ask"

@@ -73,6 +73,7 @@ impl Rekey {
         }
         time::sleep(GRACE).await;
         let ended = auth.send_outdated_away();
-        info!(source, ended, "the shared secret changed");
+        let cancelled = self.gateway.nodes.cancel_calls_of(|caller| auth.is_outdated(caller));
+        info!(source, ended, cancelled, "the shared secret changed");
     }
 }

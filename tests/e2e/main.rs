@@ -27,6 +27,7 @@ mod logs;
 mod metrics;
 mod models;
 mod moltbotctl;
+mod node_host;
 mod nodes;
 mod pairing;
 mod paths;

@@ -1,4 +1,10 @@
-//! The exec approvals file: what may run on this node, and who must agree.
+//! What may run on this node, and who must agree.
+//!
+//! Two things decide. The owner's flags are a ceiling: they are read once, at
+//! the start, and nothing that comes over the network can raise them. Under it
+//! the exec approvals file may be stricter, for all agents or one. A gateway
+//! changes that file only when the owner allowed it, because whoever talks to an
+//! assistant could otherwise have it lift the rules that are there against it.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,11 +27,19 @@ const DEFAULT_AGENT: &str = "main";
 /// Rules for every agent.
 const ANY_AGENT: &str = "*";
 
-/// What applies where the file says nothing.
+/// What applies at most, and where the file says nothing.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fallback {
+pub(super) struct Ceiling {
     pub(super) security: Security,
     pub(super) ask: Ask,
+}
+
+impl Ceiling {
+    /// Returns whether a person's approval lets a program run that is not on the
+    /// list. With `--exec-ask off` nobody is to be asked, so nobody approves.
+    fn takes_approvals(self) -> bool {
+        self.security == Security::Full || self.ask != Ask::Off
+    }
 }
 
 /// What a person has decided already.
@@ -68,14 +82,42 @@ impl Denied {
 #[derive(Debug)]
 pub(super) struct Approvals {
     path: PathBuf,
-    fallback: Fallback,
+    ceiling: Ceiling,
+    /// Whether the gateway may change the file.
+    remote_changes: bool,
     /// Held while the file is read and replaced.
     lock: Mutex<()>,
 }
 
 impl Approvals {
-    pub(super) fn new(path: PathBuf, fallback: Fallback) -> Self {
-        Self { path, fallback, lock: Mutex::new(()) }
+    pub(super) fn new(path: PathBuf, ceiling: Ceiling, remote_changes: bool) -> Self {
+        Self { path, ceiling, remote_changes, lock: Mutex::new(()) }
+    }
+
+    /// Returns whether the gateway may change the file.
+    pub(super) const fn takes_remote_changes(&self) -> bool {
+        self.remote_changes
+    }
+
+    /// Returns a text for every rule of the file that the ceiling overrules, so
+    /// that an owner does not wonder why it has no effect.
+    ///
+    /// # Errors
+    /// When the file cannot be read; nothing runs until it can.
+    pub(super) fn overruled(&self) -> anyhow::Result<Vec<String>> {
+        let file = self.read()?;
+        let sections = file.agents.iter().map(|(name, rules)| (format!("agents.{name}"), rules));
+        let all = std::iter::once(("defaults".to_owned(), &file.defaults)).chain(sections);
+        let mut texts = Vec::new();
+        for (section, rules) in all {
+            if let Some(security) = rules.security.filter(|it| *it > self.ceiling.security) {
+                texts.push(overruled_text(&section, "security", security, self.ceiling.security));
+            }
+            if let Some(ask) = rules.ask.filter(|it| *it < self.ceiling.ask) {
+                texts.push(overruled_text(&section, "ask", ask, self.ceiling.ask));
+            }
+        }
+        Ok(texts)
     }
 
     /// Decides whether a command runs, and writes down what was used or newly
@@ -85,13 +127,13 @@ impl Approvals {
         agent: Option<&str>,
         found: &Found,
         text: &str,
-        home: Option<&Path>,
+        home: &Path,
         decision: Decision,
     ) -> anyhow::Result<Result<(), Denied>> {
         let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let mut file = self.read()?;
         let agent = agent.map(str::trim).filter(|name| !name.is_empty()).unwrap_or(DEFAULT_AGENT);
-        let Fallback { security, ask } = self.policy(&file, agent);
+        let Ceiling { security, ask } = self.policy(&file, agent);
         if security == Security::Deny {
             return Ok(Err(Denied::Disabled));
         }
@@ -101,18 +143,23 @@ impl Approvals {
             None
         };
         let matched = used.is_some();
+        let approved = decision != Decision::None && self.ceiling.takes_approvals();
         let must_ask = match ask {
             Ask::Off => false,
             Ask::OnMiss => security == Security::Allowlist && !matched,
             Ask::Always => true,
         };
-        if must_ask && decision == Decision::None {
+        if must_ask && !approved {
             return Ok(Err(Denied::ApprovalRequired));
         }
-        if security == Security::Allowlist && !matched && decision == Decision::None {
+        if security == Security::Allowlist && !matched && !approved {
             return Ok(Err(Denied::AllowlistMiss));
         }
-        let learned = decision == Decision::Always && security == Security::Allowlist;
+        // What a person approves for good over the network changes the file as much as `set` does.
+        let learned = decision == Decision::Always
+            && approved
+            && security == Security::Allowlist
+            && self.remote_changes;
         let changed = note_use(&mut file, used.unwrap_or_default(), text)
             | (learned && learn(&mut file, agent, found));
         if changed {
@@ -129,6 +176,13 @@ impl Approvals {
 
     /// Answers `system.execApprovals.set`.
     pub(super) fn set(&self, params: &Map<String, Value>) -> anyhow::Result<Value> {
+        if !self.remote_changes {
+            bail!(
+                "INVALID_REQUEST: this node takes no changes of its exec approvals from a gateway; \
+                 edit {} there, or start it with --allow-remote-approvals",
+                self.path.display()
+            );
+        }
         let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(given) = params.get("file").filter(|file| file.is_object()) else {
             bail!("INVALID_REQUEST: exec approvals file required");
@@ -164,12 +218,13 @@ impl Approvals {
         Ok(json!({ "path": self.path, "exists": true, "hash": hash_of(&text), "file": file }))
     }
 
-    fn policy(&self, file: &File, agent: &str) -> Fallback {
+    fn policy(&self, file: &File, agent: &str) -> Ceiling {
         let sections = [file.agents.get(agent), file.agents.get(ANY_AGENT), Some(&file.defaults)];
         let sections = || sections.iter().flatten();
-        Fallback {
-            security: sections().find_map(|it| it.security).unwrap_or(self.fallback.security),
-            ask: sections().find_map(|it| it.ask).unwrap_or(self.fallback.ask),
+        let Ceiling { security, ask } = self.ceiling;
+        Ceiling {
+            security: sections().find_map(|it| it.security).map_or(security, |it| it.min(security)),
+            ask: sections().find_map(|it| it.ask).map_or(ask, |it| it.max(ask)),
         }
     }
 
@@ -189,6 +244,20 @@ impl Approvals {
     fn write(&self, file: &File) -> anyhow::Result<()> {
         files::replace(&self.path, &text_of(file)?)
     }
+}
+
+fn overruled_text(
+    section: &str,
+    key: &str,
+    rule: impl serde::Serialize,
+    ceiling: impl serde::Serialize,
+) -> String {
+    let word = |it: Value| it.as_str().unwrap_or_default().to_owned();
+    let (rule, ceiling) = (word(json!(rule)), word(json!(ceiling)));
+    format!(
+        "exec-approvals.json: {section}.{key} is {rule}, but this node was started with \
+         {ceiling}, which counts; to allow it: --exec-{key} {rule}"
+    )
 }
 
 fn text_of(file: &File) -> anyhow::Result<String> {
@@ -212,13 +281,13 @@ type Use = (String, usize, PathBuf);
 
 /// Returns the entries that allow the command: the command itself, or every
 /// program of its script.
-fn allowed_by(file: &File, agent: &str, found: &Found, home: Option<&Path>) -> Option<Vec<Use>> {
+fn allowed_by(file: &File, agent: &str, found: &Found, home: &Path) -> Option<Vec<Use>> {
     let one = |program: &PathBuf| {
         let spellings = programs::spellings(program);
         [agent, ANY_AGENT].into_iter().find_map(|agent| {
             let rules = file.agents.get(agent)?;
             let at = rules.allowlist.iter().position(|entry| {
-                spellings.iter().any(|path| pattern::matches(&entry.pattern, path, home))
+                spellings.iter().any(|path| pattern::matches(&entry.pattern, path, Some(home)))
             })?;
             Some((agent.to_owned(), at, program.clone()))
         })
@@ -240,10 +309,10 @@ fn note_use(file: &mut File, used: Vec<Use>, text: &str) -> bool {
     any
 }
 
-/// Adds what was approved for good. A shell is never added: that would allow
-/// every script.
+/// Adds what was approved for good. A shell, or another program that runs what it
+/// is given, is never added: that would allow everything.
 fn learn(file: &mut File, agent: &str, found: &Found) -> bool {
-    let programs: Vec<PathBuf> = match (&found.script, found.is_shell) {
+    let programs: Vec<PathBuf> = match (&found.script, found.is_runner) {
         (Some(programs), _) => programs.clone(),
         (None, true) => Vec::new(),
         (None, false) => found.command.iter().cloned().collect(),
@@ -268,7 +337,10 @@ fn learn(file: &mut File, agent: &str, found: &Found) -> bool {
 mod tests {
     use super::*;
 
-    const FALLBACK: Fallback = Fallback { security: Security::Allowlist, ask: Ask::OnMiss };
+    const WIDE: Ceiling = Ceiling { security: Security::Full, ask: Ask::Off };
+    const DEFAULT: Ceiling = Ceiling { security: Security::Allowlist, ask: Ask::OnMiss };
+
+    const HOME: &str = "/nowhere";
 
     struct Setup {
         _folder: tempfile::TempDir,
@@ -276,20 +348,24 @@ mod tests {
     }
 
     fn setup(file: Option<Value>) -> Setup {
+        setup_under(DEFAULT, true, file)
+    }
+
+    fn setup_under(ceiling: Ceiling, remote: bool, file: Option<Value>) -> Setup {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("exec-approvals.json");
         if let Some(file) = file {
             files::create(&path, &file.to_string()).unwrap();
         }
-        Setup { approvals: Approvals::new(path, FALLBACK), _folder: folder }
+        Setup { approvals: Approvals::new(path, ceiling, remote), _folder: folder }
     }
 
     fn found(program: &str) -> Found {
-        Found { command: Some(program.into()), script: None, is_shell: false }
+        Found { command: Some(program.into()), script: None, is_runner: false }
     }
 
     fn decide(setup: &Setup, found: &Found, decision: Decision) -> Result<(), Denied> {
-        setup.approvals.decide(None, found, "text", None, decision).unwrap()
+        setup.approvals.decide(None, found, "text", HOME.as_ref(), decision).unwrap()
     }
 
     #[test]
@@ -315,11 +391,15 @@ mod tests {
             (Full, Always, false, Once, Ok(())),
         ];
         for (security, ask, listed, decision, expected) in table {
-            let setup = setup(Some(json!({
-                "version": 1,
-                "agents": { "main": { "security": security, "ask": ask,
-                    "allowlist": [{ "pattern": "/usr/bin/listed" }] } },
-            })));
+            let setup = setup_under(
+                WIDE,
+                true,
+                Some(json!({
+                    "version": 1,
+                    "agents": { "main": { "security": security, "ask": ask,
+                        "allowlist": [{ "pattern": "/usr/bin/listed" }] } },
+                })),
+            );
             let found = found(if listed { "/usr/bin/listed" } else { "/usr/bin/other" });
             let row = format!("{security:?} {ask:?} {listed} {decision:?}");
             assert_eq!(decide(&setup, &found, decision), expected, "{row}");
@@ -328,14 +408,18 @@ mod tests {
 
     #[test]
     fn the_agents_rules_beat_those_of_every_agent_and_the_defaults() {
-        let setup = setup(Some(json!({
-            "version": 1,
-            "defaults": { "security": "deny" },
-            "agents": { "*": { "security": "allowlist", "ask": "off" }, "ops": { "security": "full" } },
-        })));
+        let setup = setup_under(
+            WIDE,
+            true,
+            Some(json!({
+                "version": 1,
+                "defaults": { "security": "deny" },
+                "agents": { "*": { "security": "allowlist", "ask": "off" }, "ops": { "security": "full" } },
+            })),
+        );
         let decide = |agent| {
             let found = found("/usr/bin/x");
-            setup.approvals.decide(agent, &found, "", None, Decision::None).unwrap()
+            setup.approvals.decide(agent, &found, "", HOME.as_ref(), Decision::None).unwrap()
         };
         assert_eq!(decide(Some("ops")), Ok(()));
         assert_eq!(decide(None), Err(Denied::AllowlistMiss));
@@ -344,9 +428,9 @@ mod tests {
     #[test]
     fn allow_always_adds_the_program_but_never_a_shell() {
         let setup = setup(None);
-        decide(&setup, &found("/usr/bin/env"), Decision::Always).unwrap();
-        assert_eq!(decide(&setup, &found("/usr/bin/env"), Decision::None), Ok(()));
-        let shell = Found { is_shell: true, ..found("/bin/sh") };
+        decide(&setup, &found("/usr/bin/id"), Decision::Always).unwrap();
+        assert_eq!(decide(&setup, &found("/usr/bin/id"), Decision::None), Ok(()));
+        let shell = Found { is_runner: true, ..found("/bin/sh") };
         decide(&setup, &shell, Decision::Always).unwrap();
         assert_eq!(decide(&setup, &shell, Decision::None), Err(Denied::ApprovalRequired));
     }
@@ -359,7 +443,7 @@ mod tests {
         let script = |programs: &[&str]| Found {
             command: Some("/bin/sh".into()),
             script: Some(programs.iter().map(Into::into).collect()),
-            is_shell: true,
+            is_runner: true,
         };
         assert_eq!(decide(&setup, &script(&["/opt/x/tool"]), Decision::None), Ok(()));
         let mixed = script(&["/opt/x/tool", "/usr/bin/id"]);
@@ -378,10 +462,72 @@ mod tests {
         assert!(set(json!({ "file": file })).unwrap_err().contains("base hash required"));
         assert!(set(json!({ "file": file, "baseHash": "x" })).unwrap_err().contains("changed"));
         set(json!({ "file": file, "baseHash": hash })).unwrap();
-        assert_eq!(decide(&setup, &found("/usr/bin/x"), Decision::None), Ok(()));
+        assert_eq!(
+            decide(&setup, &found("/usr/bin/x"), Decision::None),
+            Err(Denied::ApprovalRequired),
+            "the ceiling stands"
+        );
         files::replace(&setup.approvals.path, "{").unwrap();
         let found = found("/usr/bin/x");
-        assert!(setup.approvals.decide(None, &found, "", None, Decision::Once).is_err());
+        assert!(setup.approvals.decide(None, &found, "", HOME.as_ref(), Decision::Once).is_err());
+    }
+
+    #[test]
+    fn the_file_can_be_stricter_than_the_ceiling_and_never_wider() {
+        use Ask::{Always, Off, OnMiss};
+        use Security::{Allowlist, Deny, Full};
+        for security in [Deny, Allowlist, Full] {
+            for ask in [Off, OnMiss, Always] {
+                let ceiling = Ceiling { security, ask };
+                for (in_file, ask_in_file) in [(Deny, Always), (Allowlist, OnMiss), (Full, Off)] {
+                    let rules = json!({ "security": in_file, "ask": ask_in_file });
+                    let file = json!({ "version": 1, "defaults": rules, "agents": { "*": rules } });
+                    let setup = setup_under(ceiling, true, Some(file));
+                    let effective = setup.approvals.policy(&setup.approvals.read().unwrap(), "x");
+                    assert_eq!(effective.security, in_file.min(security));
+                    assert_eq!(effective.ask, ask_in_file.max(ask));
+                    let overruled = setup.approvals.overruled().unwrap();
+                    let wider = usize::from(in_file > security) + usize::from(ask_in_file < ask);
+                    assert_eq!(overruled.len(), 2 * wider, "{overruled:?}");
+                }
+            }
+        }
+        let setup = setup_under(
+            DEFAULT,
+            true,
+            Some(json!({ "version": 1, "defaults": { "security": "full" } })),
+        );
+        assert_eq!(
+            setup.approvals.overruled().unwrap(),
+            ["exec-approvals.json: defaults.security is full, but this node was started with \
+              allowlist, which counts; to allow it: --exec-security full"]
+        );
+    }
+
+    #[test]
+    fn a_gateways_approval_counts_only_where_the_flags_let_a_person_be_asked() {
+        let off = Ceiling { security: Security::Allowlist, ask: Ask::Off };
+        let file = json!({ "version": 1, "defaults": { "ask": "on-miss" } });
+        let setup = setup_under(off, true, Some(file));
+        for decision in [Decision::Once, Decision::Always] {
+            let refused = decide(&setup, &found("/usr/bin/x"), decision);
+            assert_eq!(refused, Err(Denied::ApprovalRequired));
+        }
+    }
+
+    #[test]
+    fn a_gateway_changes_the_file_only_when_the_owner_allowed_it() {
+        let setup = setup_under(DEFAULT, false, None);
+        let before = setup.approvals.get().unwrap();
+        let file = json!({ "version": 1, "defaults": { "security": "deny" } });
+        let params = json!({ "file": file, "baseHash": before["hash"] });
+        let refusal = setup.approvals.set(params.as_object().unwrap()).unwrap_err().to_string();
+        assert!(refusal.contains("--allow-remote-approvals"), "{refusal}");
+        // An approval for good counts once.
+        assert_eq!(decide(&setup, &found("/usr/bin/id"), Decision::Always), Ok(()));
+        let again = decide(&setup, &found("/usr/bin/id"), Decision::None);
+        assert_eq!(again, Err(Denied::ApprovalRequired));
+        assert_eq!(setup.approvals.get().unwrap(), before);
     }
 
     #[test]

@@ -1,21 +1,18 @@
-//! Runs a program without a shell: bounded output, bounded time, nothing left
-//! behind.
+//! Runs a program without a shell: bounded output, bounded time, and an end that
+//! reaches what the program started.
 
 use std::{
     io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     process::{Child, Command},
@@ -23,12 +20,34 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::programs::is_own_secret;
+use super::family::Family;
 
 /// Most that is kept of both outputs together; the rest is read and dropped.
 const OUTPUT_BYTES: usize = 200_000;
 /// A background process may keep the pipe open after the program has ended.
 const LEFTOVER_WAIT: Duration = Duration::from_millis(500);
+
+/// How long a program that is to end may take to do so by itself.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Ends a running program from outside. Clones end the same one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cancellation {
+    token: CancellationToken,
+    reason: Arc<OnceLock<&'static str>>,
+}
+
+impl Cancellation {
+    /// Ends the program; the first reason is the one that is reported.
+    pub(super) fn cancel(&self, reason: &'static str) {
+        let _ = self.reason.set(reason);
+        self.token.cancel();
+    }
+
+    fn reason(&self) -> &'static str {
+        self.reason.get().copied().unwrap_or("cancelled")
+    }
+}
 
 /// What to run.
 #[derive(Debug)]
@@ -38,6 +57,7 @@ pub(super) struct Job {
     /// The words of the command line, the first being the program's name.
     pub(super) argv: Vec<String>,
     pub(super) folder: Option<PathBuf>,
+    /// All the program finds in its environment.
     pub(super) environment: Vec<(String, String)>,
     pub(super) timeout: Option<Duration>,
 }
@@ -72,18 +92,20 @@ enum End {
     Cancelled,
 }
 
-/// Runs a job; cancelling kills it.
-pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
+/// Runs a job; cancelling ends it.
+pub(super) async fn run(job: Job, cancellation: Cancellation) -> Finished {
     let name = job.argv.first().cloned().unwrap_or_default();
-    let mut child = match start(&job) {
+    let mark = uuid::Uuid::new_v4().to_string();
+    let mut child = match start(&job, &mark) {
         Ok(child) => child,
         Err(error) => return Finished::failed(format!("cannot start {name}: {error}")),
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let leader = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    let family = leader.map(|leader| Family::new(leader, mark));
     let room = Arc::new(AtomicUsize::new(OUTPUT_BYTES));
     let stdout = Capture::start(child.stdout.take(), room.clone());
     let stderr = Capture::start(child.stderr.take(), room);
-    let (status, end) = wait(&mut child, group, job.timeout, cancelled).await;
+    let (status, end) = wait(&mut child, family.as_ref(), job.timeout, &cancellation).await;
     let timed_out = end == End::Late;
     let ((stdout, stdout_cut), (stderr, stderr_cut)) =
         tokio::join!(stdout.finish(), stderr.finish());
@@ -94,7 +116,7 @@ pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
         stderr,
         error: match (status, end) {
             (Err(error), _) => Some(error.to_string()),
-            (Ok(_), End::Cancelled) => Some("killed: the node is stopping".into()),
+            (Ok(_), End::Cancelled) => Some(format!("killed: {}", cancellation.reason())),
             (Ok(_), _) => None,
         },
     };
@@ -110,7 +132,7 @@ pub(super) async fn run(job: Job, cancelled: CancellationToken) -> Finished {
 }
 
 /// The file that was checked is the file that is executed.
-fn start(job: &Job) -> io::Result<Child> {
+fn start(job: &Job, mark: &str) -> io::Result<Child> {
     let mut command = Command::new(&job.program);
     let mut words = job.argv.iter();
     if let Some(name) = words.next() {
@@ -123,12 +145,8 @@ fn start(job: &Job) -> io::Result<Child> {
         .stderr(Stdio::piped())
         .process_group(0)
         .kill_on_drop(true);
-    for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(is_own_secret) {
-            command.env_remove(name);
-        }
-    }
-    command.envs(job.environment.iter().map(|(name, value)| (name, value)));
+    command.env_clear().envs(job.environment.iter().map(|(name, value)| (name, value)));
+    command.env(Family::VARIABLE, mark);
     if let Some(folder) = &job.folder {
         command.current_dir(folder);
     }
@@ -137,9 +155,9 @@ fn start(job: &Job) -> io::Result<Child> {
 
 async fn wait(
     child: &mut Child,
-    group: Option<Pid>,
+    family: Option<&Family>,
     timeout: Option<Duration>,
-    cancelled: CancellationToken,
+    cancellation: &Cancellation,
 ) -> (io::Result<ExitStatus>, End) {
     let late = async {
         match timeout {
@@ -150,12 +168,16 @@ async fn wait(
     let end = tokio::select! {
         status = child.wait() => return (status, End::Own),
         () = late => End::Late,
-        () = cancelled.cancelled() => End::Cancelled,
+        () = cancellation.token.cancelled() => End::Cancelled,
     };
-    if let Some(group) = group {
-        // Gone already is as good.
-        let _ = killpg(group, Signal::SIGKILL);
+    let Some(family) = family else { return (child.wait().await, end) };
+
+    // A program that is cancelled may put things in order; one that had its time has had it.
+    if end == End::Cancelled {
+        family.signal(Signal::SIGTERM);
+        let _ = tokio::time::timeout(GRACE, child.wait()).await;
     }
+    family.kill_all().await;
     (child.wait().await, end)
 }
 
@@ -215,13 +237,13 @@ mod tests {
             program: "/bin/sh".into(),
             argv: ["sh", "-c", script].map(Into::into).into(),
             folder: None,
-            environment: Vec::new(),
+            environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             timeout: None,
         }
     }
 
     async fn finish(job: Job) -> Finished {
-        run(job, CancellationToken::new()).await
+        run(job, Cancellation::default()).await
     }
 
     #[tokio::test]
@@ -270,11 +292,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn cancelling_kills() {
-        let cancelled = CancellationToken::new();
-        cancelled.cancel();
-        let finished = run(job("sleep 60"), cancelled).await;
-        assert_eq!((finished.exit_code, finished.timed_out), (None, false));
-        assert_eq!(finished.error.as_deref(), Some("killed: the node is stopping"));
+    async fn cancelling_ends_a_program_and_says_why() {
+        for script in ["sleep 60", "trap '' TERM; sleep 60; sleep 60"] {
+            let cancellation = Cancellation::default();
+            cancellation.cancel("the node is stopping");
+            cancellation.cancel("a later reason");
+            let finished = run(job(script), cancellation).await;
+            assert_eq!((finished.exit_code, finished.timed_out), (None, false));
+            assert_eq!(finished.error.as_deref(), Some("killed: the node is stopping"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_cancelled_may_put_things_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ready, tidy) = (folder.path().join("ready"), folder.path().join("tidy"));
+        let script = format!(
+            "trap 'touch {}; exit 0' TERM; touch {}; while :; do sleep 0.01; done",
+            tidy.display(),
+            ready.display()
+        );
+        let cancellation = Cancellation::default();
+        let running = tokio::spawn(run(job(&script), cancellation.clone()));
+        while !ready.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cancellation.cancel("the call was cancelled");
+        running.await.unwrap();
+        assert!(tidy.exists());
     }
 }

@@ -1,13 +1,20 @@
 //! Takes invocations from the gateway, runs them side by side, sends results.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, broadcast::error::RecvError};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
+    account::Account,
     approvals::Approvals,
+    execute::Cancellation,
     link::Link,
     notify,
     programs::Programs,
@@ -20,18 +27,25 @@ use crate::{
 
 /// Commands running at once; more are refused.
 const AT_ONCE: usize = 32;
-/// How long stopping waits for killed programs to be gone.
-const STOP_WAIT: Duration = Duration::from_secs(2);
+/// How long stopping waits for programs to be gone: as long as they may take to
+/// end by themselves, and for the results of those that were killed.
+const STOP_WAIT: Duration = Duration::from_secs(4);
+
+const STOPPING: &str = "the node is stopping";
+const CANCELLED: &str = "the call was cancelled";
+const UNPAIRED: &str = "this node was sent away by its gateway";
 
 /// The running node.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     approvals: Arc<Approvals>,
+    account: Arc<Account>,
     programs: Programs,
     link: Link,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
-    cancelled: CancellationToken,
+    /// The calls under way by their id, to end one or all of them.
+    running: Arc<Mutex<HashMap<String, Cancellation>>>,
 }
 
 /// A call from the gateway.
@@ -46,25 +60,24 @@ struct Invocation {
 type Failure = (&'static str, String);
 
 impl Host {
-    pub(super) fn new(approvals: Arc<Approvals>, programs: Programs) -> Self {
+    pub(super) fn new(approvals: Arc<Approvals>, account: Account) -> Self {
         Self {
             approvals,
-            programs,
+            programs: Programs::new(&account),
+            account: Arc::new(account),
             link: Link::new(),
             permits: Arc::new(Semaphore::new(AT_ONCE)),
             tasks: TaskTracker::new(),
-            cancelled: CancellationToken::new(),
+            running: Arc::default(),
         }
     }
 
     /// Returns the commands this node offers.
     pub(super) fn commands(&self) -> Vec<&'static str> {
-        let mut commands = vec![
-            "system.run",
-            "system.which",
-            "system.execApprovals.get",
-            "system.execApprovals.set",
-        ];
+        let mut commands = vec!["system.run", "system.which", "system.execApprovals.get"];
+        if self.approvals.takes_remote_changes() {
+            commands.push("system.execApprovals.set");
+        }
         if notify::is_possible(&self.programs) {
             commands.push("system.notify");
         }
@@ -76,7 +89,9 @@ impl Host {
         Some(self.programs.path().to_owned())
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection to its end. Programs outlive a connection that was
+    /// lost, but not one that the gateway ended because this device may not come
+    /// in any more.
     pub(super) async fn serve(&self, client: Client) -> Closed {
         let mut events = client.events();
         self.link.set(Some(client.clone()));
@@ -92,12 +107,20 @@ impl Host {
             }
         };
         self.link.set(None);
+        if is_revocation(&how) {
+            self.cancel_all(UNPAIRED);
+        }
         how
     }
 
-    /// Kills what runs and says good-bye.
+    /// Ends every program: the gateway does not let this device in any more.
+    pub(super) fn refused(&self) {
+        self.cancel_all(UNPAIRED);
+    }
+
+    /// Ends what runs and says good-bye.
     pub(super) async fn stop(&self) {
-        self.cancelled.cancel();
+        self.cancel_all(STOPPING);
         self.tasks.close();
         let client = self.link.current();
         // Results of killed programs are worth a moment, not more.
@@ -108,17 +131,50 @@ impl Host {
     }
 
     fn take(&self, pushed: &Pushed) {
-        if pushed.event != "node.invoke.request" {
-            return;
+        match pushed.event.as_str() {
+            "node.invoke.request" => self.start(&pushed.payload),
+            "node.invoke.cancel" => self.cancel(&pushed.payload),
+            _ => {}
         }
-        let Some(invocation) = Invocation::parse(&pushed.payload) else { return };
-        let host = self.clone();
-        self.tasks.spawn(async move { host.invoke(invocation).await });
     }
 
-    async fn invoke(&self, invocation: Invocation) {
+    fn start(&self, payload: &Value) {
+        let Some(invocation) = Invocation::parse(payload) else { return };
+        let cancellation = Cancellation::default();
+        // Before anything else is read from the connection: the next event may cancel it. A
+        // gateway never uses an id twice; who does would keep the first call from being ended.
+        match self.running().entry(invocation.id.clone()) {
+            Entry::Occupied(_) => return,
+            Entry::Vacant(entry) => entry.insert(cancellation.clone()),
+        };
+        let host = self.clone();
+        self.tasks.spawn(async move {
+            let id = invocation.id.clone();
+            host.invoke(invocation, cancellation).await;
+            host.running().remove(&id);
+        });
+    }
+
+    fn cancel(&self, payload: &Value) {
+        let id = payload.get("invokeId").and_then(Value::as_str).unwrap_or_default();
+        if let Some(cancellation) = self.running().get(id) {
+            cancellation.cancel(CANCELLED);
+        }
+    }
+
+    fn cancel_all(&self, reason: &'static str) {
+        for cancellation in self.running().values() {
+            cancellation.cancel(reason);
+        }
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Cancellation>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn invoke(&self, invocation: Invocation, cancellation: Cancellation) {
         let outcome = match self.permits.try_acquire() {
-            Ok(_permit) => self.run(&invocation).await,
+            Ok(_permit) => self.run(&invocation, cancellation).await,
             Err(_) => failed("UNAVAILABLE", "node busy: too many commands at once"),
         };
         let mut result = json!({ "id": invocation.id, "nodeId": invocation.node_id });
@@ -137,20 +193,19 @@ impl Host {
         self.link.report(outcome.event, result).await;
     }
 
-    async fn run(&self, invocation: &Invocation) -> Outcome {
+    async fn run(&self, invocation: &Invocation, cancellation: Cancellation) -> Outcome {
         let params = match &invocation.params {
             Ok(params) => params,
             Err(message) => return failed("INVALID_REQUEST", message),
         };
         let result = match invocation.command.as_str() {
             "system.run" => {
-                let cancelled = self.cancelled.clone();
-                return system_run::run(&self.approvals, &self.programs, params, cancelled).await;
+                return system_run::run(&self.approvals, &self.account, params, cancellation).await;
             }
             "system.which" => self.which(params),
-            "system.notify" => notify::notify(&self.programs, params, self.cancelled.clone())
-                .await
-                .map(|()| Value::Null),
+            "system.notify" => {
+                notify::notify(&self.account, params, cancellation).await.map(|()| Value::Null)
+            }
             "system.execApprovals.get" => self.approvals.get().map_err(invalid),
             "system.execApprovals.set" => self.approvals.set(params).map_err(invalid),
             _ => Err(("UNAVAILABLE", "command not supported".into())),
@@ -167,12 +222,20 @@ impl Host {
             if name.contains(['/', '\\']) {
                 continue;
             }
-            if let Some(path) = self.programs.find(name, self.programs.path(), Path::new("/")) {
+            if let Some(path) = self.programs.find(name, Path::new("/")) {
                 bins.insert(name.into(), path.to_string_lossy().into());
             }
         }
         Ok(json!({ "bins": bins }))
     }
+}
+
+/// Tells a device that may not come in any more from a connection that was lost.
+/// The reasons are those of our gateway and of OpenClaw's; where another one is
+/// given, the refusal of the next connection tells.
+fn is_revocation(closed: &Closed) -> bool {
+    let told = |words: &[&str]| words.iter().any(|word| closed.reason.contains(word));
+    closed.code == 1008 && told(&["revoked", "removed", "rotated", "unpaired"])
 }
 
 impl Invocation {
@@ -211,18 +274,21 @@ mod tests {
     use crate::{
         environment::Environment,
         node::{
-            approvals::Fallback,
+            account::Additions,
+            approvals::Ceiling,
             rules::{Ask, Security},
         },
     };
 
     async fn result(command: &str, params: Option<&str>) -> Result<Value, Failure> {
         let folder = tempfile::tempdir().unwrap();
-        let fallback = Fallback { security: Security::Full, ask: Ask::Off };
-        let approvals = Arc::new(Approvals::new(folder.path().join("a.json"), fallback));
-        let host = Host::new(approvals, Programs::new(&Environment::of_process()));
+        let ceiling = Ceiling { security: Security::Full, ask: Ask::Off };
+        let approvals = Arc::new(Approvals::new(folder.path().join("a.json"), ceiling, true));
+        let environment = Environment::of_process();
+        let account = Account::of_process(&environment, &Additions::default()).unwrap();
+        let host = Host::new(approvals, account);
         let payload = json!({ "id": "i", "nodeId": "n", "command": command, "paramsJSON": params });
-        host.run(&Invocation::parse(&payload).unwrap()).await.result
+        host.run(&Invocation::parse(&payload).unwrap(), Cancellation::default()).await.result
     }
 
     #[tokio::test]

@@ -1,16 +1,20 @@
 //! The headless node host: lends this machine's shell to a gateway, as far as
-//! the exec approvals file allows.
+//! the owner's flags and, under them, the exec approvals file allow.
 
+mod account;
 mod approvals;
 mod command;
 mod execute;
+mod family;
 mod host;
 mod link;
 mod notify;
 mod pattern;
 mod programs;
 mod rules;
+mod script;
 mod settings;
+mod shown;
 mod system_run;
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
@@ -32,9 +36,9 @@ use crate::{
     identity::Keyring,
     target::{DEFAULT_PORT, Target},
 };
-use approvals::{Approvals, Fallback};
+use account::{Account, Additions};
+use approvals::{Approvals, Ceiling};
 use host::Host;
-use programs::Programs;
 use rules::{Ask, Security};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -59,14 +63,24 @@ pub struct NodeArgs {
     /// Use TLS
     #[arg(long, requires = "host")]
     pub tls: bool,
-    /// What may run where exec-approvals.json does not say: nothing, what is
-    /// on the allowlist, or everything
+    /// What may run at most: nothing, what is on the allowlist, or everything.
+    /// exec-approvals.json can be stricter, never wider
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = Security::Allowlist)]
     pub exec_security: Security,
-    /// When a person must approve where exec-approvals.json does not say: never,
-    /// for what is not on the allowlist, or always
+    /// When a person must approve at least: never, for what is not on the
+    /// allowlist, or always. exec-approvals.json can ask more often, never less
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Ask::OnMiss)]
     pub exec_ask: Ask,
+    /// Let the gateway change exec-approvals.json, under the same ceiling
+    #[arg(long)]
+    pub allow_remote_approvals: bool,
+    /// Let a call set this variable too; NAME may end with '*', may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub allow_env: Vec<String>,
+    /// Pass this variable of the node to programs too; NAME may end with '*',
+    /// may be repeated
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub pass_env: Vec<String>,
 }
 
 /// Connects, serves, and connects again until told to stop.
@@ -84,9 +98,13 @@ pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
     let folder = cx.paths.node_dir();
     let _lock = lock(&folder)?;
     let settings = settings::load(&folder, args.node_id.as_deref(), args.display_name.as_deref())?;
-    let fallback = Fallback { security: args.exec_security, ask: args.exec_ask };
-    let approvals = Approvals::new(folder.join("exec-approvals.json"), fallback);
-    let host = Host::new(Arc::new(approvals), Programs::new(&cx.environment));
+    let ceiling = Ceiling { security: args.exec_security, ask: args.exec_ask };
+    let approvals =
+        Approvals::new(folder.join("exec-approvals.json"), ceiling, args.allow_remote_approvals);
+    warn_of_overruled(&cx, &approvals);
+    let additions = Additions { inherited: args.pass_env, settable: args.allow_env };
+    let account = Account::of_process(&cx.environment, &additions)?;
+    let host = Host::new(Arc::new(approvals), account);
     let options = Options {
         id: "node-host",
         mode: "node",
@@ -112,6 +130,13 @@ pub async fn run(cx: &Context, args: NodeArgs) -> anyhow::Result<()> {
     };
     host.stop().await;
     result
+}
+
+fn warn_of_overruled(cx: &Context, approvals: &Approvals) {
+    match approvals.overruled() {
+        Ok(texts) => texts.iter().for_each(|text| cx.output.remark(text)),
+        Err(error) => cx.output.remark(format!("no program runs until this is mended: {error:#}")),
+    }
 }
 
 /// Two nodes with one key would take each other's calls.
@@ -149,6 +174,9 @@ async fn keep_connected(cx: &mut Context, options: &Options, host: &Host) -> any
                     return Err(error);
                 }
                 let waits = known.and_then(Error::pairing_request).map(ToOwned::to_owned);
+                if waits.is_some() || known.is_some_and(Error::is_unauthorized) {
+                    host.refused();
+                }
                 let line = match (&waits, known.and_then(Error::advice)) {
                     (Some(id), _) => format!(
                         "waiting for approval; on the gateway's host: moltbotctl devices approve {id}"

@@ -3,10 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::{Map, Value};
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    execute::{self, Job},
+    account::Account,
+    execute::{self, Cancellation, Job},
     programs::Programs,
 };
 
@@ -16,21 +16,21 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Returns whether this host can show notifications.
 pub(super) fn is_possible(programs: &Programs) -> bool {
-    programs.find(PROGRAM, programs.path(), Path::new("/")).is_some()
+    programs.find(PROGRAM, Path::new("/")).is_some()
 }
 
 /// Shows a notification.
 pub(super) async fn notify(
-    programs: &Programs,
+    account: &Account,
     params: &Map<String, Value>,
-    cancelled: CancellationToken,
+    cancellation: Cancellation,
 ) -> Result<(), (&'static str, String)> {
     let text = |key: &str| params.get(key).and_then(Value::as_str).unwrap_or_default().trim();
     let (title, body) = (text("title"), text("body"));
     if title.is_empty() && body.is_empty() {
         return Err(("INVALID_REQUEST", "INVALID_REQUEST: title or body required".into()));
     }
-    let Some(program) = programs.find(PROGRAM, programs.path(), Path::new("/")) else {
+    let Some(program) = Programs::new(account).find(PROGRAM, Path::new("/")) else {
         return Err((
             "UNAVAILABLE",
             "NOTIFICATION_UNAVAILABLE: notify-send is not installed on this node".into(),
@@ -47,10 +47,10 @@ pub(super) async fn notify(
         program,
         argv: argv.map(ToOwned::to_owned).into(),
         folder: None,
-        environment: Vec::new(),
+        environment: account.environment(),
         timeout: Some(TIMEOUT),
     };
-    let finished = execute::run(job, cancelled).await;
+    let finished = execute::run(job, cancellation).await;
     if finished.success() {
         return Ok(());
     }

@@ -6,13 +6,14 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use tokio_util::sync::CancellationToken;
 
 use super::{
+    account::Account,
     approvals::{Approvals, Decision},
     command::CommandLine,
-    execute::{self, Finished, Job},
+    execute::{self, Cancellation, Finished, Job},
     programs::Programs,
+    shown,
 };
 
 /// Most characters of the output that an event carries.
@@ -42,9 +43,9 @@ struct Run<'a> {
 /// Checks and runs a command.
 pub(super) async fn run(
     approvals: &Approvals,
-    programs: &Programs,
+    account: &Account,
     params: &Map<String, Value>,
-    cancelled: CancellationToken,
+    cancellation: Cancellation,
 ) -> Outcome {
     let Some(argv) = argv(params) else {
         return Outcome::refused("INVALID_REQUEST", "command required");
@@ -55,27 +56,36 @@ pub(super) async fn run(
     };
     let run_id = text(params, "runId").map(ToOwned::to_owned);
     let run_id = run_id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
-    Run { params, line, run_id }.go(approvals, programs, cancelled).await
+    Run { params, line, run_id }.go(approvals, account, cancellation).await
 }
 
 impl Run<'_> {
     async fn go(
         self,
         approvals: &Approvals,
-        programs: &Programs,
-        cancelled: CancellationToken,
+        account: &Account,
+        cancellation: Cancellation,
     ) -> Outcome {
-        let folder = text(self.params, "cwd").map(|cwd| crate::paths::expand(cwd, programs.home()));
+        let programs = Programs::new(account);
+        let home = programs.home();
+        let folder = text(self.params, "cwd").map(|cwd| crate::paths::expand(cwd, Some(home)));
         let at = folder.clone().or_else(|| std::env::current_dir().ok()).unwrap_or("/".into());
-        let environment = programs.overrides(self.params.get("env").and_then(Value::as_object));
-        let path = environment.iter().rfind(|(name, _)| name == "PATH");
-        let path = path.map_or(programs.path(), |(_, path)| path);
-        let found = self.line.programs(programs, path, &at);
+
+        let given = self.params.get("env").and_then(Value::as_object);
+        let environment = match account.environment_for(given) {
+            Ok(environment) => environment,
+            Err(reason) => {
+                let message = format!("SYSTEM_RUN_DENIED: environment refused: {reason}");
+                return self.denied(&message, "environment");
+            }
+        };
+
+        let found = self.line.programs(&programs, &at);
         let verdict = approvals.decide(
             text(self.params, "agentId"),
             &found,
             &self.line.text,
-            programs.home(),
+            home,
             decision(self.params),
         );
         match verdict {
@@ -90,10 +100,11 @@ impl Run<'_> {
         let finished = match found.command {
             Some(program) => {
                 let job = self.job(absolute(program, &at), folder, environment);
-                execute::run(job, cancelled).await
+                execute::run(job, cancellation).await
             }
             None => {
-                Finished::failed(format!("{} is not a program on this node", self.line.argv[0]))
+                let name = shown::command_line(&self.line.argv[..1]);
+                Finished::failed(format!("{name} is not a program on this node"))
             }
         };
         self.finished(&finished)
@@ -197,18 +208,19 @@ mod tests {
     use crate::{
         environment::Environment,
         node::{
-            approvals::Fallback,
+            account::Additions,
+            approvals::Ceiling,
             rules::{Ask, Security},
         },
     };
 
     async fn outcome(security: Security, params: Value) -> Outcome {
         let folder = tempfile::tempdir().unwrap();
-        let fallback = Fallback { security, ask: Ask::OnMiss };
-        let approvals = Approvals::new(folder.path().join("a.json"), fallback);
-        let programs = Programs::new(&Environment::of_process());
-        let params = params.as_object().unwrap();
-        run(&approvals, &programs, params, CancellationToken::new()).await
+        let ceiling = Ceiling { security, ask: Ask::OnMiss };
+        let approvals = Approvals::new(folder.path().join("a.json"), ceiling, false);
+        let environment = Environment::of_process();
+        let account = Account::of_process(&environment, &Additions::default()).unwrap();
+        run(&approvals, &account, params.as_object().unwrap(), Cancellation::default()).await
     }
 
     #[tokio::test]
@@ -242,6 +254,20 @@ mod tests {
         assert_eq!(outcome(Security::Allowlist, params).await.result.unwrap()["success"], true);
         let params = json!({ "command": ["echo"], "approvalDecision": "allow-once" });
         assert_eq!(outcome(Security::Allowlist, params).await.result.unwrap()["success"], true);
+    }
+
+    #[tokio::test]
+    async fn a_variable_that_may_not_be_set_is_named_and_nothing_runs() {
+        let params = json!({ "command": ["echo"], "env": { "BASH_ENV": "x" } });
+        let outcome = outcome(Security::Full, params).await;
+        let (code, message) = outcome.result.unwrap_err();
+        assert_eq!(code, "UNAVAILABLE");
+        assert_eq!(
+            message,
+            "SYSTEM_RUN_DENIED: environment refused: BASH_ENV can change what a program runs and is \
+             never passed"
+        );
+        assert_eq!(outcome.event.unwrap().1["reason"], "environment");
     }
 
     #[tokio::test]

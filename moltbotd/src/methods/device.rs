@@ -178,8 +178,8 @@ fn resolved(cx: &Context, request_id: &str, device_id: &str, decision: Decision)
     });
 }
 
-/// Ends the connections of a device; the caller's own a moment later, so that
-/// its answer arrives.
+/// Ends the connections of a device, and before them what nodes run for it and what it runs as a
+/// node; the caller's own connection ends a moment later, so that its answer arrives.
 fn send_away(cx: &Context, device_id: &str, role: Option<&str>, reason: &'static str) {
     if role.is_none_or(|role| role == Role::Node.name()) {
         cx.gateway.nodes.drop_device(device_id);
@@ -192,12 +192,15 @@ fn send_away(cx: &Context, device_id: &str, role: Option<&str>, reason: &'static
         caller.device_id.as_ref() == Some(&device_id)
             && role.as_ref().is_none_or(|role| role == caller.role.name())
     };
+    let cancelled = gateway.nodes.cancel_calls_of(&hit);
     let close = Close::policy(reason);
     let ended = gateway.bus.close_where(&close, |caller| hit(caller) && caller.conn_id != own);
-    tracing::info!(ended, reason, "connections ended");
+    tracing::info!(ended, cancelled, reason, "connections ended");
     tokio::spawn(async move {
         tokio::time::sleep(OWN_CLOSE_DELAY).await;
-        gateway.bus.close_where(&close, hit);
+        gateway.bus.close_where(&close, &hit);
+        // What was just being sent to a node when the others were cancelled.
+        gateway.nodes.cancel_calls_of(&hit);
     });
 }
 

@@ -57,6 +57,7 @@ async fn invoke(cx: Context, request: NodeInvoke) -> Result<NodeInvoked> {
         params: request.params,
         timeout_ms: request.timeout_ms,
         idempotency_key: Some(request.idempotency_key.into_string()),
+        asked_by: Some(std::sync::Arc::clone(&cx.caller)),
     };
     let answer = cx.gateway.nodes.invoke(invoke).await?;
     Ok(NodeInvoked {
@@ -143,6 +144,7 @@ impl From<InvokeError> for Error {
             ),
             InvokeError::Store(error) => error.into(),
             InvokeError::Busy | InvokeError::NotSent => node_error("UNAVAILABLE", message),
+            InvokeError::Cancelled => Self::Unavailable(message),
             InvokeError::TimedOut => node_error("TIMEOUT", message),
             InvokeError::Disconnected(_) => Self::Unavailable(format!("Error: {message}")),
             InvokeError::Failed(error) => {

@@ -51,6 +51,7 @@ impl NodeCalls for AgentCalls {
                 params: (!params.is_null()).then_some(params),
                 timeout_ms: Some(timeout_ms),
                 idempotency_key: Some(uuid::Uuid::new_v4().to_string()),
+                asked_by: None,
             };
             match nodes.invoke(invoke).await {
                 Ok(Answer { payload, .. }) => Ok(payload.unwrap_or(Value::Null)),

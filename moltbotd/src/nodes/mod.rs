@@ -19,7 +19,10 @@ use std::{
 
 use moltbot_protocol::{
     Event, Text,
-    events::{node::NodeInvokeRequest, voicewake::VoicewakeChanged},
+    events::{
+        node::{NodeInvokeCancel, NodeInvokeRequest},
+        voicewake::VoicewakeChanged,
+    },
     handshake::ConnectParams,
     methods::node::{NodeError, NodeInvokeNoted, NodeInvokeResult},
 };
@@ -93,6 +96,7 @@ impl Invokes {
                 InvokeError::NotConnected
                 | InvokeError::NotSent
                 | InvokeError::Disconnected(_)
+                | InvokeError::Cancelled
                 | InvokeError::Store(_),
             ) => &self.unreachable,
         }
@@ -153,6 +157,8 @@ pub struct Invoke {
     pub timeout_ms: Option<u64>,
     /// Handed to the node.
     pub idempotency_key: Option<String>,
+    /// The client that asks: the call ends with its right to be here.
+    pub asked_by: Option<Arc<Caller>>,
 }
 
 /// Why a node did not run a command.
@@ -194,6 +200,9 @@ pub enum InvokeError {
     /// The node left before it answered.
     #[error("node disconnected ({0})")]
     Disconnected(String),
+    /// The client that asked was sent away.
+    #[error("cancelled: the device that asked was sent away")]
+    Cancelled,
     /// The node answered that it failed.
     #[error("{}", failure_text(.0.as_ref()))]
     Failed(Option<NodeError>),
@@ -229,6 +238,19 @@ impl Nodes {
     /// fail at once; closing its sockets is up to the caller.
     pub fn drop_device(&self, device_id: &str) {
         self.registry().remove_node(device_id);
+    }
+
+    /// Ends the calls of clients that were sent away: whoever waits gets an error at once, and the
+    /// nodes are told to stop what they run for them. Returns how many there were.
+    pub fn cancel_calls_of(&self, which: impl Fn(&Caller) -> bool) -> usize {
+        let cancelled = self.registry().cancel_calls_of(which);
+        for call in &cancelled {
+            let event =
+                NodeInvokeCancel { invoke_id: call.id.clone(), node_id: call.node_id.clone() };
+            // A node that takes no frames any more is closed, which ends its programs as well.
+            let _ = call.outbox.push(bus::addressed(&event), NodeInvokeCancel::DELIVERY);
+        }
+        cancelled.len()
     }
 
     /// Runs a command on a node and waits for the answer.
@@ -357,7 +379,8 @@ impl Nodes {
             idempotency_key: invoke.idempotency_key,
         };
         let waiting = Waiting { nodes: self, id: &event.id };
-        let outcome = self.registry().wait(waiting.id, &node.caller).ok_or(InvokeError::Busy)?;
+        let outcome = self.registry().wait(waiting.id, node, invoke.asked_by);
+        let outcome = outcome.ok_or(InvokeError::Busy)?;
         if node.outbox.push(bus::addressed(&event), NodeInvokeRequest::DELIVERY) != Push::Queued {
             return Err(InvokeError::NotSent);
         }
@@ -366,6 +389,7 @@ impl Nodes {
             Err(_) => Err(InvokeError::TimedOut),
             Ok(Ok(Outcome::Answered(answer))) => Ok(answer),
             Ok(Ok(Outcome::Failed(error))) => Err(InvokeError::Failed(error)),
+            Ok(Ok(Outcome::Cancelled)) => Err(InvokeError::Cancelled),
             Ok(Ok(Outcome::Disconnected) | Err(_)) => Err(InvokeError::Disconnected(event.command)),
         }
     }

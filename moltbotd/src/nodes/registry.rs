@@ -39,6 +39,8 @@ pub(super) enum Outcome {
     Failed(Option<NodeError>),
     /// The node left.
     Disconnected,
+    /// Who asked was sent away.
+    Cancelled,
 }
 
 /// What a node answered.
@@ -54,7 +56,18 @@ pub struct Answer {
 struct Waiting {
     node_id: String,
     conn_id: String,
+    outbox: Arc<Outbox>,
+    /// The client that asked; `None` for the gateway's own agent.
+    asked_by: Option<Arc<Caller>>,
     reply: oneshot::Sender<Outcome>,
+}
+
+/// A call that nobody waits for any more, and the way to the node that runs it.
+#[derive(Debug)]
+pub(super) struct CancelledCall {
+    pub(super) id: String,
+    pub(super) node_id: String,
+    pub(super) outbox: Arc<Outbox>,
 }
 
 #[derive(Debug, Default)]
@@ -92,16 +105,42 @@ impl Registry {
     }
 
     /// Notes that an answer is awaited; `None` when too many are.
-    pub(super) fn wait(&mut self, id: &str, node: &Caller) -> Option<oneshot::Receiver<Outcome>> {
-        let node_id = node.node_id();
+    pub(super) fn wait(
+        &mut self,
+        id: &str,
+        node: &Connected,
+        asked_by: Option<Arc<Caller>>,
+    ) -> Option<oneshot::Receiver<Outcome>> {
+        let node_id = node.caller.node_id();
         if self.waiting.values().filter(|waiting| waiting.node_id == node_id).count() >= MAX_WAITING
         {
             return None;
         }
         let (reply, outcome) = oneshot::channel();
-        let (node_id, conn_id) = (node_id.to_owned(), node.conn_id.clone());
-        self.waiting.insert(id.to_owned(), Waiting { node_id, conn_id, reply });
+        let waiting = Waiting {
+            node_id: node_id.to_owned(),
+            conn_id: node.caller.conn_id.clone(),
+            outbox: Arc::clone(&node.outbox),
+            asked_by,
+            reply,
+        };
+        self.waiting.insert(id.to_owned(), waiting);
         Some(outcome)
+    }
+
+    /// Fails the calls that some clients asked for, and returns them.
+    pub(super) fn cancel_calls_of(
+        &mut self,
+        which: impl Fn(&Caller) -> bool,
+    ) -> Vec<CancelledCall> {
+        let is_hit = |waiting: &Waiting| waiting.asked_by.as_deref().is_some_and(&which);
+        let hit = self.waiting.extract_if(|_, waiting| is_hit(waiting));
+        hit.map(|(id, waiting)| {
+            // The caller may have stopped waiting.
+            let _ = waiting.reply.send(Outcome::Cancelled);
+            CancelledCall { id, node_id: waiting.node_id, outbox: waiting.outbox }
+        })
+        .collect()
     }
 
     /// Nobody waits for this answer any more.

@@ -78,7 +78,7 @@ impl World {
     ) -> tokio::task::JoinHandle<Result<Answer, InvokeError>> {
         let nodes = Arc::clone(&self.nodes);
         let (node_id, command) = ("dev".to_owned(), command.to_owned());
-        let invoke = Invoke { node_id, command, params, timeout_ms, idempotency_key: None };
+        let invoke = Invoke { node_id, command, params, timeout_ms, ..Invoke::default() };
         tokio::spawn(async move { nodes.invoke(invoke).await })
     }
 

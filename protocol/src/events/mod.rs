@@ -9,7 +9,8 @@ pub mod system;
 pub mod talk;
 pub mod voicewake;
 
-/// Names of every event, in the order the handshake lists them.
+/// Names of every event, in the order the handshake lists them. `node.invoke.cancel` is not among
+/// them: the list is that of protocol 3, and the event one of protocol 4 that old nodes pass over.
 pub const NAMES: &[&str] = &[
     "connect.challenge",
     "agent",

@@ -63,3 +63,21 @@ impl Event for NodeInvokeRequest {
     const ACCESS: Access = Access::Node;
     const DELIVERY: Delivery = Delivery::Required;
 }
+
+/// A node is to end a command: nobody may have its result any more, because the device that asked
+/// for it was sent away. Sent to that node alone, without a sequence number. Nodes of protocol 3
+/// that do not know it go on; it is what protocol 4 has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeInvokeCancel {
+    /// The `id` of the request.
+    pub invoke_id: String,
+    /// The node that is meant.
+    pub node_id: String,
+}
+
+impl Event for NodeInvokeCancel {
+    const EVENT: &'static str = "node.invoke.cancel";
+    const ACCESS: Access = Access::Node;
+    const DELIVERY: Delivery = Delivery::Required;
+}
