@@ -22,6 +22,7 @@ pub mod running;
 pub mod service;
 pub mod sockets;
 pub mod ssh;
+mod table;
 pub mod target;
 pub mod tls;
 pub mod transport;

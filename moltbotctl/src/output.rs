@@ -6,12 +6,11 @@ use std::{
     process,
 };
 
-use comfy_table::{Attribute, Cell, ContentArrangement, Table, presets};
 use jiff::Timestamp;
 use nu_ansi_term::{Color, Style};
 use serde_json::{Value, json};
 
-use crate::{client::now_ms, environment::Environment};
+use crate::{client::now_ms, environment::Environment, table};
 
 /// How and where to print.
 #[derive(Clone, Copy, Debug)]
@@ -19,17 +18,24 @@ pub struct Output {
     /// Print JSON.
     pub json: bool,
     coloured: bool,
+    coloured_remarks: bool,
     terminal: bool,
 }
 
 impl Output {
-    /// Colours go to a terminal only, and never with `NO_COLOR`.
+    /// Colours go to a terminal only, and never with `NO_COLOR`. Results and
+    /// remarks go to different places, so each is judged by its own.
     #[must_use]
     pub fn new(json: bool, environment: &Environment) -> Self {
         let terminal = io::stdout().is_terminal();
         let plain = environment.var("NO_COLOR").is_some()
             || environment.var("TERM").is_some_and(|term| term == "dumb");
-        Self { json, coloured: terminal && !plain && !json, terminal }
+        Self {
+            json,
+            coloured: terminal && !plain && !json,
+            coloured_remarks: io::stderr().is_terminal() && !plain && !json,
+            terminal,
+        }
     }
 
     /// Returns whether a person watches.
@@ -70,11 +76,17 @@ impl Output {
             let error = json!({ "message": message, "code": code, "advice": advice });
             return self.remark(json!({ "ok": false, "error": error }));
         }
-        let label = self.paint(Color::Red.bold(), "error:");
+        let label = self.paint_remark(Color::Red.bold(), "error:");
         self.remark(format!("{label} {}", clean(message)));
         if let Some(advice) = advice {
-            self.remark(format!("{} {}", self.paint(Color::Cyan.normal(), "help:"), clean(advice)));
+            let label = self.paint_remark(Color::Cyan.normal(), "help:");
+            self.remark(format!("{label} {}", clean(advice)));
         }
+    }
+
+    /// Prints a remark in a quiet colour.
+    pub fn quiet_remark(&self, text: &str) {
+        self.remark(self.paint_remark(Style::new().dimmed(), text));
     }
 
     /// Prints a heading.
@@ -91,27 +103,19 @@ impl Output {
         }
     }
 
-    /// Prints a table, or a remark when it has no rows.
+    /// Prints a table, or a remark when it has no rows. In a terminal that is too
+    /// narrow for it, the rows are printed as a list.
     pub fn table(&self, headers: &[&str], rows: Vec<Vec<String>>, empty: &str) {
         if rows.is_empty() {
             return self.line(self.paint(Style::new().dimmed(), empty));
         }
-        let mut table = Table::new();
-        table.load_preset(presets::NOTHING);
-        let arrangement =
-            if self.terminal { ContentArrangement::Dynamic } else { ContentArrangement::Disabled };
-        table.set_content_arrangement(arrangement);
-        let header = |name: &&str| {
-            let cell = Cell::new(name.to_uppercase());
-            if self.coloured { cell.add_attribute(Attribute::Bold) } else { cell }
-        };
-        table.set_header(headers.iter().map(header));
-        table.add_rows(rows);
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
-        }
-        for line in table.to_string().lines() {
-            self.line(line.trim_end());
+        let width =
+            if self.terminal { terminal_size::terminal_size_of(io::stdout()) } else { None };
+        // A terminal that does not tell its size has no columns.
+        let width = width.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0);
+        let heading = |name: &str| self.paint(Style::new().bold(), name);
+        for line in table::lay_out(headers, &rows, width, heading) {
+            self.line(line);
         }
     }
 
@@ -135,6 +139,10 @@ impl Output {
 
     fn paint(&self, style: Style, text: &str) -> String {
         if self.coloured { style.paint(text).to_string() } else { text.to_owned() }
+    }
+
+    fn paint_remark(&self, style: Style, text: &str) -> String {
+        if self.coloured_remarks { style.paint(text).to_string() } else { text.to_owned() }
     }
 }
 

@@ -122,11 +122,11 @@ fn show(cx: &Context, report: &Value) {
     if report["count"] == 0 {
         let text = "a gateway that listens on loopback only is announced when its \
                     discovery.mdns.mode is \"minimal\" or \"full\"";
-        out.remark(out.quiet(text));
+        out.quiet_remark(text);
     } else {
         let text = "anybody on the network can announce anything: nothing of this was stored; \
                     name the one you know to be yours: --url URL --token-file FILE, or --ssh";
-        out.remark(out.quiet(text));
+        out.quiet_remark(text);
     }
 }
 

@@ -403,7 +403,7 @@ fn show(cx: &Context, found: &Found, state: Option<&State>, report: &Value) {
             Kind::None => advice::start(Kind::None, cx.paths.profile.as_deref()),
         };
         let text = &*format!("start the gateway: {start}; see what was tried: moltbotctl where");
-        out.remark(out.quiet(text));
+        out.quiet_remark(text);
     }
 }
 

@@ -264,7 +264,7 @@ fn show(cx: &Context, report: &Value) {
         out.remark(clean(warning["message"].as_str().unwrap_or_default()));
     }
     if report["ok"] != true {
-        out.remark(out.quiet("no gateway answers; start one with moltbotd"));
+        out.quiet_remark("no gateway answers; start one with moltbotd");
     }
 }
 

@@ -87,7 +87,7 @@ fn set(cx: &Context) -> anyhow::Result<()> {
     write(cx, &changes, "moltbotctl remote set")?;
     show(&again(cx))?;
     if !cx.output.json {
-        cx.output.remark(cx.output.quiet("try it: moltbotctl remote test"));
+        cx.output.quiet_remark("try it: moltbotctl remote test");
     }
     Ok(())
 }

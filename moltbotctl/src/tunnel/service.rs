@@ -196,7 +196,7 @@ fn tell(cx: &Context, host: &Host, result: &str, path: &std::path::Path) -> anyh
         }
     } else {
         cx.output.line(format!("{result}: {}", path.display()));
-        cx.output.remark(cx.output.quiet("see how it is: moltbotctl tunnel status"));
+        cx.output.quiet_remark("see how it is: moltbotctl tunnel status");
     }
     Ok(())
 }
