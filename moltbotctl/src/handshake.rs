@@ -39,6 +39,8 @@ pub(crate) async fn connect(target: &Target, options: &Options) -> Result<(Socke
     let mut credentials = Credentials {
         token: target.credentials.token.as_ref().map(|token| token.reveal().to_owned()),
         password: target.credentials.password.as_ref().map(|secret| secret.reveal().to_owned()),
+        // Older gateways know no field of its own for a device token.
+        ..Credentials::default()
     };
     let stored = match (&options.keyring, &identity) {
         (Some(keyring), Some(identity)) if credentials.token.is_none() => {

@@ -352,6 +352,7 @@ mod tests {
             remote_ip: None,
             local: true,
             secret: None,
+            capped: false,
         }
     }
 }

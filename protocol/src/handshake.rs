@@ -186,24 +186,43 @@ pub struct DeviceProof {
     pub nonce: Option<Text>,
 }
 
-/// Shared secrets as sent by a client.
+/// Secrets as sent by a client.
 #[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Credentials {
     /// The gateway's token, or a device token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = SECRET_CHARS))]
     pub token: Option<String>,
+    /// The token that this device got when it was paired. Clients since 2026.5 send it here,
+    /// some of them in `token` as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_token: Option<String>,
+    /// The secret of a setup code. This gateway makes none, so each is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap_token: Option<String>,
     /// The gateway's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = SECRET_CHARS))]
     pub password: Option<String>,
 }
 
+impl Credentials {
+    /// Returns the token that the device's signature covers: the first that is there, even if it
+    /// is empty. Clients of every version agree on this order.
+    #[must_use]
+    pub fn signed_token(&self) -> Option<&str> {
+        let Self { token, device_token, bootstrap_token, .. } = self;
+        [token, device_token, bootstrap_token].into_iter().find_map(Option::as_deref)
+    }
+}
+
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Credentials")
             .field("token", &self.token.is_some())
+            .field("device_token", &self.device_token.is_some())
+            .field("bootstrap_token", &self.bootstrap_token.is_some())
             .field("password", &self.password.is_some())
             .finish()
     }

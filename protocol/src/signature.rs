@@ -1,6 +1,6 @@
 //! The text a device signs to prove that it holds its key.
 
-use crate::handshake::ConnectParams;
+use crate::handshake::{ConnectParams, Credentials};
 
 /// Which fields the signed text has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,14 +16,14 @@ pub enum Version {
 /// Returns the text that `device.signature` covers.
 ///
 /// The role is the effective one; scopes are those that were sent, in the order
-/// they were sent; the token is `auth.token` exactly as sent.
+/// they were sent; the token is [`Credentials::signed_token`] exactly as sent.
 #[must_use]
 pub fn payload(version: Version, params: &ConnectParams, role: &str, nonce: &str) -> String {
     let device = params.device.as_ref();
     let id = device.map_or("", |device| &device.id);
     let signed_at = device.map_or(0, |device| device.signed_at);
     let scopes: Vec<&str> = params.scopes.iter().flatten().map(AsRef::as_ref).collect();
-    let token = params.auth.as_ref().and_then(|auth| auth.token.as_deref()).unwrap_or_default();
+    let token = params.auth.as_ref().and_then(Credentials::signed_token).unwrap_or_default();
     let client = &params.client;
     let tag = match version {
         Version::V1 => "v1",

@@ -54,10 +54,23 @@ async fn cve_2026_53817_a_spoofed_origin_host_mints_no_device_token() {
 async fn cve_2026_22172_the_shared_secret_does_not_choose_its_own_scopes() {
     let auth = json!({ "token": TOKEN, "sharedSecretScopes": ["operator.read"] });
     let daemon = Daemon::start_with(Options::with(json!({ "gateway": { "auth": auth } }))).await;
-    let mut client = daemon.operator().await;
-    for method in ["config.get", "device.pair.list", "chat.send", "node.invoke"] {
-        let error = client.call(method, json!({})).await.unwrap_err();
-        assert!(text(&error).starts_with("missing scope"), "{method}: {error}");
+    // A device key of the caller's own making does not lift the ceiling, at the first connection
+    // or a later one, whether it names its scopes or leaves them out.
+    let device = Device::new();
+    let proven = Connect::operator().device(&device, Version::V2);
+    for connect in [
+        Connect::operator(),
+        proven.clone(),
+        proven.clone(),
+        proven.without("scopes"),
+        Connect::operator().without("scopes").device(&Device::new(), Version::V3),
+    ] {
+        let mut client = daemon.connect(connect).await;
+        for method in ["config.get", "device.pair.list", "chat.send", "node.invoke"] {
+            let error = client.call(method, json!({})).await.unwrap_err();
+            assert!(text(&error).starts_with("missing scope"), "{method}: {error}");
+        }
+        client.call("status", json!({})).await.unwrap();
     }
 }
 
@@ -183,7 +196,10 @@ async fn ghsa_v865_p3gq_hw6m_an_encoded_path_reaches_no_other_page() {
     let daemon = Daemon::start().await;
     for path in ["/%2e%2e/healthz", "/%252fhealthz", "//healthz", "/x/../healthz", "/healthz%00"] {
         let (status, _) = daemon.get(path, &[]).await;
-        assert!((400..500).contains(&status), "{path}: {status}");
+        assert_eq!(status, 400, "{path}");
+        let url = format!("{}{path}", daemon.url());
+        let refusal = Client::connect(&url, Connect::operator()).await.unwrap_err();
+        assert_eq!(refusal.status, Some(400), "{path}: {refusal:?}");
     }
 }
 

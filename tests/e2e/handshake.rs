@@ -29,7 +29,7 @@ async fn a_signature_without_a_nonce_counts_once() {
     let daemon = Daemon::start().await;
     let mut first = Client::open(&daemon.url(), &[]).await.unwrap();
     let connect = Connect::operator().device(&Device::new(), Version::V1);
-    let params = connect.signed("", first.challenged_at);
+    let params = connect.signed("");
     first.call("connect", params.clone()).await.unwrap();
     let mut second = Client::open(&daemon.url(), &[]).await.unwrap();
     let error = second.call("connect", params).await.unwrap_err();
@@ -43,7 +43,7 @@ async fn a_signature_over_another_connections_nonce_is_refused() {
     let first = Client::open(&daemon.url(), &[]).await.unwrap();
     let mut second = Client::open(&daemon.url(), &[]).await.unwrap();
     let connect = Connect::operator().device(&Device::new(), Version::V2);
-    let params = connect.signed(&first.nonce, first.challenged_at);
+    let params = connect.signed(&first.nonce);
     let error = second.call("connect", params).await.unwrap_err();
     assert_eq!(message(&error), "device nonce mismatch");
 }
@@ -53,7 +53,7 @@ async fn a_token_does_not_make_up_for_a_bad_signature() {
     let daemon = Daemon::start().await;
     let mut client = Client::open(&daemon.url(), &[]).await.unwrap();
     let connect = Connect::operator().device(&Device::new(), Version::V2);
-    let mut params = connect.signed(&client.nonce, client.challenged_at);
+    let mut params = connect.signed(&client.nonce);
     params["device"]["signature"] = Device::new().sign("something else").into();
     let error = client.call("connect", params).await.unwrap_err();
     assert_eq!(message(&error), "device signature invalid");

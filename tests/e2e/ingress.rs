@@ -3,6 +3,7 @@
 
 use moltbot_tests::{Client, Connect, Daemon, Device, Options, Version, daemon::TOKEN};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
 async fn a_page_of_another_origin_is_refused_before_the_upgrade() {
@@ -59,6 +60,14 @@ async fn a_forwarded_connection_is_never_local() {
         ("Via", "1.1 proxy"),
         ("CF-Connecting-IP", "127.0.0.1"),
         ("Tailscale-User-Login", "alice@example.com"),
+        ("X-Client-IP", "127.0.0.1"),
+        ("True-Client-IP", "127.0.0.1"),
+        ("X-Cluster-Client-IP", "127.0.0.1"),
+        ("X-Original-Forwarded-For", "127.0.0.1"),
+        ("Fastly-Client-IP", "127.0.0.1"),
+        ("X-Envoy-External-Address", "127.0.0.1"),
+        ("X-Made-Up-Client-IP", "127.0.0.1"),
+        ("CDN-Loop", "somewhere"),
     ] {
         let connect = Connect::operator().device(&Device::new(), Version::V2).header(name, value);
         let refusal = Client::connect(&daemon.url(), connect).await.unwrap_err();
@@ -96,6 +105,49 @@ async fn the_health_pages_answer_without_a_secret_and_tell_none() {
     }
     let (status, body) = daemon.get("/etc/passwd", &[]).await;
     assert_eq!(status, 404, "{body}");
+}
+
+#[tokio::test]
+async fn a_request_that_names_two_hosts_is_refused() {
+    let daemon = Daemon::start().await;
+    let host = format!("127.0.0.1:{}", daemon.port());
+    for head in [
+        format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nHost: evil.example"),
+        format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nHost: {host}"),
+        format!("GET http://evil.example/healthz HTTP/1.1\r\nHost: {host}"),
+        format!("GET http://localhost:{}/healthz HTTP/1.1\r\nHost: {host}", daemon.port()),
+    ] {
+        let answer = raw(&daemon, &head).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head:?}: {answer}");
+    }
+    let head = format!("GET http://{host}/healthz HTTP/1.1\r\nHost: {host}");
+    let answer = raw(&daemon, &head).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+async fn raw(daemon: &Daemon, head: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", daemon.port())).await.unwrap();
+    stream.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_learns_nothing_from_the_plain_pages() {
+    let daemon = Daemon::start().await;
+    for (site, path, expected) in [
+        ("cross-site", "/metrics", 403),
+        ("cross-site", "/healthz", 403),
+        ("same-site", "/readyz", 403),
+        ("same-origin", "/metrics", 403),
+        ("same-origin", "/healthz", 200),
+        ("none", "/metrics", 200),
+        ("none", "/healthz", 200),
+    ] {
+        let (status, body) = daemon.get(path, &[("Sec-Fetch-Site", site)]).await;
+        assert_eq!(status, expected, "{site} {path}: {body}");
+    }
 }
 
 #[tokio::test]

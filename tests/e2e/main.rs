@@ -18,6 +18,7 @@ mod events;
 mod faults;
 mod handshake;
 mod harness;
+mod identity;
 mod import;
 mod ingress;
 mod layers;

@@ -1,6 +1,6 @@
 //! Devices: asking, approving, revoking, removing.
 
-use moltbot_tests::{Client, Connect, Daemon, Device, Version};
+use moltbot_tests::{Client, Connect, Daemon, Device, Version, daemon::TOKEN};
 use serde_json::{Value, json};
 
 #[tokio::test]
@@ -125,4 +125,64 @@ async fn ask(daemon: &Daemon, connect: &Connect) -> String {
     assert_eq!(error["message"], "pairing required", "{error}");
     assert_eq!(refusal.code, Some(1008));
     error["details"]["requestId"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_lowered_ceiling_also_binds_devices_that_the_secret_paired_before() {
+    let mut daemon = Daemon::start().await;
+    let device = Device::new();
+    let connect = Connect::operator().device(&device, Version::V2);
+    let first = daemon.connect(connect.clone()).await;
+    let own = first.hello["auth"]["deviceToken"].as_str().unwrap().to_owned();
+    // It does not depend on the secret any more, but was given what it has by nothing else.
+    let mut kept = daemon.connect(connect.clone().token(&own)).await;
+
+    lower_ceiling(&mut daemon);
+    assert_eq!(kept.closed().await.0, 1008);
+    for scopes in [&["operator.read"][..], &[]] {
+        let narrow = connect.clone().token(&own).scopes(scopes);
+        let mut client = daemon.connect(narrow).await;
+        client.call("status", json!({})).await.unwrap();
+        client.call("config.get", json!({})).await.unwrap_err();
+    }
+    Client::connect(&daemon.url(), connect.clone().token(&own)).await.unwrap_err();
+
+    // Every place that shows it shows what it has now.
+    let control = Client::open_control(&daemon.control_socket()).await.unwrap();
+    let mut control = control.introduce(Connect::operator().without("auth")).await.unwrap();
+    let list = control.call("device.pair.list", json!({})).await.unwrap();
+    let listed = list["paired"].as_array().unwrap().iter().find(|it| it["deviceId"] == device.id());
+    let listed = listed.unwrap();
+    assert_eq!(listed["scopes"], json!(["operator.read"]), "{listed}");
+    assert_eq!(listed["tokens"][0]["scopes"], json!(["operator.read"]), "{listed}");
+    assert_eq!(listed["approvedVia"], "silent");
+}
+
+#[tokio::test]
+async fn what_a_person_approved_may_be_wider_than_the_secret_grants() {
+    let mut daemon = Daemon::start().await;
+    lower_ceiling(&mut daemon);
+    let device = Device::new();
+    let connect = Connect::operator().device(&device, Version::V2).remote();
+    let request = loop {
+        let refusal = Client::connect(&daemon.url(), connect.clone()).await.unwrap_err();
+        let error: Value = refusal.error.unwrap();
+        if let Some(request) = error["details"]["requestId"].as_str() {
+            break request.to_owned();
+        }
+    };
+    let control = Client::open_control(&daemon.control_socket()).await.unwrap();
+    let mut control = control.introduce(Connect::operator().without("auth")).await.unwrap();
+    control.call("device.pair.approve", json!({ "requestId": request })).await.unwrap();
+    for connect in [connect.clone(), Connect::operator().device(&device, Version::V2)] {
+        let mut client = daemon.connect(connect).await;
+        client.call("config.get", json!({})).await.unwrap();
+    }
+    let list = control.call("device.pair.list", json!({})).await.unwrap();
+    assert_eq!(list["paired"][0]["approvedVia"], "owner", "{list}");
+}
+
+fn lower_ceiling(daemon: &mut Daemon) {
+    let auth = json!({ "token": TOKEN, "sharedSecretScopes": ["operator.read"] });
+    daemon.configure(json!({ "gateway": { "auth": auth } }));
 }

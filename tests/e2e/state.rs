@@ -36,6 +36,8 @@ async fn opens(path: &std::path::Path) {
     assert_eq!(devices["paired"][0]["displayName"], "attic");
     // A node that was approved before commands were approved keeps them all.
     assert_eq!(devices["paired"][0]["allow"], json!(["browser.*", "system.*"]));
+    // Nor was it recorded who let it in.
+    assert!(devices["paired"][0].get("approvedVia").is_none(), "{devices}");
     let words = client.call("voicewake.get", json!({})).await.unwrap();
     assert_eq!(words["triggers"], json!(["hello molt"]));
 }

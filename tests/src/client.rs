@@ -3,7 +3,7 @@
 //! It keeps what it has read until somebody asks for it, so that a test may
 //! wait for an event that came before the answer it waited for first.
 
-use std::{collections::VecDeque, path::Path};
+use std::{collections::VecDeque, path::Path, time::SystemTime};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use moltbot_protocol::{ErrorShape, Request};
@@ -55,8 +55,16 @@ pub struct Connect {
     pub device: Option<(Device, Version)>,
     /// Headers of the upgrade.
     pub headers: Vec<(String, String)>,
-    /// When the proof is said to have been made; the challenge's time if absent.
+    /// When the proof is said to have been made; the time of the client's own clock if absent.
     pub signed_at: Option<u64>,
+}
+
+/// The client's own clock, in milliseconds since the epoch. It is never the daemon's: a client
+/// that signed with the time of the challenge could not see what a wrong clock does.
+#[must_use]
+pub fn own_clock() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+    u64::try_from(now.as_millis()).expect("it is before the year 500,000,000")
 }
 
 impl Connect {
@@ -139,6 +147,13 @@ impl Connect {
         self
     }
 
+    /// Signs at another time than the client's clock says.
+    #[must_use]
+    pub fn signed_at(mut self, ms: u64) -> Self {
+        self.signed_at = Some(ms);
+        self
+    }
+
     /// Adds a header to the upgrade.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
@@ -154,10 +169,10 @@ impl Connect {
 
     /// Returns the parameters with the proof over a nonce.
     #[must_use]
-    pub fn signed(&self, nonce: &str, challenged_at: u64) -> Value {
+    pub fn signed(&self, nonce: &str) -> Value {
         let mut params = self.params.clone();
         if let Some((device, version)) = &self.device {
-            let at = self.signed_at.unwrap_or(challenged_at);
+            let at = self.signed_at.unwrap_or_else(own_clock);
             params["device"] = device.proof(*version, &params, nonce, at);
         }
         params
@@ -193,8 +208,6 @@ pub struct Client {
     pub challenge: Value,
     /// The nonce in it.
     pub nonce: String,
-    /// The time in it.
-    pub challenged_at: u64,
     read: VecDeque<Value>,
     closed: Option<(u16, String)>,
     calls: u64,
@@ -297,7 +310,6 @@ impl Client {
             hello: Value::Null,
             challenge: Value::Null,
             nonce: String::new(),
-            challenged_at: 0,
             read: VecDeque::new(),
             closed: None,
             calls: 0,
@@ -306,7 +318,6 @@ impl Client {
             client.read_where(|frame| frame["event"] == "connect.challenge").await
         {
             client.nonce = challenge["payload"]["nonce"].as_str().unwrap_or_default().to_owned();
-            client.challenged_at = challenge["payload"]["ts"].as_u64().unwrap_or_default();
             client.challenge = challenge;
         }
         Ok(client)
@@ -328,7 +339,7 @@ impl Client {
     /// When the daemon does not let it in.
     pub async fn introduce(self, connect: Connect) -> Result<Self, Refusal> {
         let mut client = self;
-        let params = connect.signed(&client.nonce, client.challenged_at);
+        let params = connect.signed(&client.nonce);
         match client.call("connect", params).await {
             Ok(hello) => {
                 client.hello = hello;

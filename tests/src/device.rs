@@ -86,7 +86,12 @@ impl Device {
             role.to_owned(),
             scopes.join(","),
             signed_at.to_string(),
-            text("/auth/token").to_owned(),
+            // The first of the three that is there, even an empty one.
+            ["/auth/token", "/auth/deviceToken", "/auth/bootstrapToken"]
+                .iter()
+                .find_map(|pointer| params.pointer(pointer).and_then(Value::as_str))
+                .unwrap_or_default()
+                .to_owned(),
         ];
         if version != Version::V1 {
             fields.push(nonce.to_owned());

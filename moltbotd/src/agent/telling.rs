@@ -346,6 +346,7 @@ mod tests {
             remote_ip: None,
             local: true,
             secret: None,
+            capped: false,
         };
         let outbox = Arc::new(Outbox::new(1 << 20));
         bus.attach(Arc::new(caller), Arc::clone(&outbox));

@@ -10,22 +10,22 @@ use arc_swap::ArcSwap;
 use moltbot_protocol::{
     ErrorCode, ErrorShape, PROTOCOL_VERSION, Role, Scope, Scopes,
     events::device::{Decision, DevicePairRequested, DevicePairResolved},
-    handshake::{ConnectParams, IssuedToken},
+    handshake::{ConnectParams, Credentials, IssuedToken},
 };
 use serde_json::json;
 
 use super::{
     Caller, Secret,
     device::{Challenge, ProofError, ProvenDevice, Replays, prove},
-    limiter::{Kind, Limiter},
-    pairing::{self, Ask, Settled},
+    limiter::{Guesser, Kind, Limited, Limiter},
+    pairing::{self, Ask, Settled, Via},
 };
 use crate::{
     bus::{Bus, Close},
     clock,
     config::{self, AuthMode, LoopbackPairing},
     logging::Peer,
-    store::{Store, StoreError},
+    store::{DeviceToken, Store, StoreError},
     tailscale::{self, Tailscale},
 };
 
@@ -51,11 +51,14 @@ impl From<&config::AuthSecrets> for Secrets {
 #[derive(Debug)]
 struct InForce {
     secrets: Secrets,
-    /// Most that a client without a device gets with one.
-    scopes: Option<Vec<String>>,
+    /// Most that one of them grants, with or without a device.
+    ceiling: Option<Scopes>,
     /// Counts the changes.
     number: u64,
 }
+
+/// How far a client's clock may be off before that is worth a line in the log.
+const CLOCK_WARNING_MS: u64 = 120_000;
 
 /// How whoever used a secret of before is sent away.
 pub const SECRET_CHANGED: Close =
@@ -124,6 +127,9 @@ pub struct Admitted {
     pub local: bool,
     /// The shared secret that let it in, if one did.
     pub secret: Option<u64>,
+    /// Whether what it may do comes from a shared secret alone: the one it showed, or the one its
+    /// device was paired with.
+    pub capped: bool,
 }
 
 /// A peer that is not let in: the answer, and the close code that follows.
@@ -150,8 +156,8 @@ impl Auth {
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { config, store, bus, tailscale, secrets } = parts;
-        let scopes = config.get().gateway.auth.shared_secret_scopes.clone();
-        let in_force = InForce { secrets, scopes, number: 0 };
+        let ceiling = config.get().gateway.auth.shared_secret_scopes.clone().map(Scopes);
+        let in_force = InForce { secrets, ceiling, number: 0 };
         Self {
             config,
             store,
@@ -171,13 +177,13 @@ impl Auth {
     /// Puts other secrets in force, or another limit to what they are good for;
     /// returns whether they are others. Called by one task at a time.
     pub fn replace(&self, secrets: Secrets) -> bool {
-        let scopes = self.config.get().gateway.auth.shared_secret_scopes.clone();
+        let ceiling = self.config.get().gateway.auth.shared_secret_scopes.clone().map(Scopes);
         let before = self.in_force.load();
-        if before.secrets == secrets && before.scopes == scopes {
+        if before.secrets == secrets && before.ceiling == ceiling {
             return false;
         }
         let number = before.number + 1;
-        self.in_force.store(Arc::new(InForce { secrets, scopes, number }));
+        self.in_force.store(Arc::new(InForce { secrets, ceiling, number }));
         true
     }
 
@@ -187,9 +193,14 @@ impl Auth {
         self.bus.close_where(&SECRET_CHANGED, |caller| self.is_outdated(caller))
     }
 
-    /// Returns whether the secret that let somebody in counts no more.
+    /// Returns whether the secret that let somebody in counts no more, or grants less now.
     pub fn is_outdated(&self, caller: &Caller) -> bool {
-        caller.secret.is_some_and(|number| number != self.in_force.load().number)
+        let in_force = self.in_force.load();
+        let too_wide = || {
+            let ceiling = in_force.ceiling.as_ref().filter(|_| caller.capped);
+            ceiling.is_some_and(|ceiling| !ceiling.covers(&caller.scopes))
+        };
+        caller.secret.is_some_and(|number| number != in_force.number) || too_wide()
     }
 
     /// Decides about a `connect`.
@@ -203,11 +214,28 @@ impl Auth {
         let role = params.role.as_deref().unwrap_or("operator");
         let role = Role::parse(role).ok_or_else(|| refuse("invalid role"))?;
         let device = self.check_device(params, ingress, role, nonce)?;
-        let known = self.paired_device(device.as_ref()).await?;
+        let mut known = self.paired_device(device.as_ref()).await?;
+        // What is stored is clipped together with whatever else is stored below.
+        let clipped = match (&mut known, &self.in_force.load().ceiling) {
+            (Some(known), Some(ceiling)) => pairing::clip(known, ceiling),
+            _ => false,
+        };
         let proof = match self.check_tailnet(ingress, role, device.is_some()).await {
             Some(proof) => proof,
-            None => self.check_credentials(params, ingress, role, known.as_ref())?,
+            None => {
+                let devices = (device.as_ref(), known.as_ref());
+                self.check_credentials(params, ingress, role, devices)?
+            }
         };
+
+        // Only now: what strangers send must not fill the memory of used signatures.
+        if let Some(device) = &device {
+            if !self.replays.first_time(device, clock::now_u64()) {
+                return Err(refuse(ProofError::Signature.to_string()));
+            }
+            warn_of_clock(device, ingress);
+        }
+
         let requested = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
         // A user of the tailnet is known by name only: what may be done, the device says.
         let bypass =
@@ -225,9 +253,11 @@ impl Auth {
                 remote_ip,
                 local,
                 secret,
+                capped: secret.is_some(),
             });
         };
-        self.check_pairing(params, ingress, role, requested, (device, known.as_ref()), &proof).await
+        let as_stored = known.as_ref().filter(|_| !clipped);
+        self.check_pairing(params, ingress, role, requested, (device, as_stored), &proof).await
     }
 
     /// Returns whether a plain request shows the shared secret. Wrong guesses
@@ -240,15 +270,16 @@ impl Auth {
             AuthMode::Password => (&secrets.password, Kind::Password),
         };
         let (Some(secret), Some(guess)) = (secret, guess) else { return false };
-        if self.limiter.wait(ingress.ip, kind).is_some() {
-            tracing::warn!(ip = %ingress.ip, ?kind, "request refused: too many failures");
+        let guesser = Guesser::address(ingress.ip);
+        if let Err(Limited { counter, failures, .. }) = self.limiter.check(guesser, kind) {
+            tracing::warn!(ip = %ingress.ip, ?kind, counter, failures, "request refused: too many failures");
             return false;
         }
         if secret.matches(guess) {
-            self.limiter.succeeded(ingress.ip, kind);
+            self.limiter.succeeded(guesser, kind);
             return true;
         }
-        let failures = self.limiter.failed(ingress.ip, kind);
+        let failures = self.limiter.failed(guesser, kind);
         tracing::warn!(ip = %ingress.ip, ?kind, failures, "request refused: wrong secret");
         false
     }
@@ -272,7 +303,7 @@ impl Auth {
             local: ingress.local || ingress.control,
             now_ms: clock::now_u64(),
         };
-        prove(params, proof, challenge, &self.replays).map(Some).map_err(|error| {
+        prove(params, proof, challenge).map(Some).map_err(|error| {
             let details = match error {
                 ProofError::Expired { delta_ms, allowed_ms } => Some(json!({
                     "deltaMs": delta_ms, "allowedMs": allowed_ms, "serverTimeMs": challenge.now_ms,
@@ -295,7 +326,7 @@ impl Auth {
         }
         let rules = &self.config.get().gateway.control_ui;
         let lenient = rules.allow_insecure_auth || rules.dangerously_disable_device_auth;
-        let (token, password) = given(params);
+        let Given { token, password, .. } = Given::of(params);
         if is_page(params) && !lenient {
             return Err(refuse("control ui requires HTTPS or localhost (secure context)"));
         }
@@ -333,41 +364,83 @@ impl Auth {
         params: &ConnectParams,
         ingress: &Ingress,
         role: Role,
-        paired: Option<&crate::store::Device>,
+        (proven, known): (Option<&ProvenDevice>, Option<&crate::store::Device>),
     ) -> Result<Proof, Refusal> {
         if ingress.control {
             return Ok(Proof::Control);
         }
         let in_force = self.in_force.load();
         let secrets = &in_force.secrets;
-        let (token, password) = given(params);
-        let (secret, guess, kind) = match secrets.mode {
-            AuthMode::Token => (&secrets.token, token, Kind::Token),
-            AuthMode::Password => (&secrets.password, password, Kind::Password),
+        let given = Given::of(params);
+        let (secret, sent, kind) = match secrets.mode {
+            AuthMode::Token => (&secrets.token, given.token, Kind::Token),
+            AuthMode::Password => (&secrets.password, given.password, Kind::Password),
         };
-        if paired.is_none()
-            && guess.is_some()
-            && let Some(wait) = self.limiter.wait(ingress.ip, kind)
-        {
-            tracing::warn!(ip = %ingress.ip, ?kind, "login refused: too many failures");
-            return Err(too_many_failures(wait));
-        }
-        if let (Some(secret), Some(guess)) = (secret, guess)
+
+        // A device's own token is no guess: showing it costs no attempt and needs no waiting.
+        let own = known.map_or(OwnToken::NotShown, |device| own_token(&given, role, device));
+        let guess = sent.filter(|guess| own.text() != Some(*guess));
+        let bootstrap = given.bootstrap_token.filter(|_| guess.is_none() && own.text().is_none());
+        let kind = if bootstrap.is_some() { Kind::Bootstrap } else { kind };
+        let is_guess = guess.is_some()
+            || bootstrap.is_some()
+            || (given.device_token.is_some() && own.text().is_none());
+
+        let guesser = Guesser {
+            ip: ingress.ip,
+            device: proven.map(|device| &*device.id),
+            known: known.is_some(),
+            paired: known.is_some_and(|device| {
+                device.tokens.iter().any(|token| token.summary.revoked_at_ms.is_none())
+            }),
+        };
+        let limited = if is_guess { self.limiter.check(guesser, kind).err() } else { None };
+
+        // While a peer must wait its guess is not looked at, so nothing shows whether it is right.
+        if limited.is_none()
+            && let (Some(secret), Some(guess)) = (secret, guess)
             && secret.matches(guess)
         {
-            self.limiter.succeeded(ingress.ip, kind);
+            self.limiter.succeeded(guesser, kind);
             return Ok(Proof::SharedSecret(in_force.number));
         }
-        if let (Some(token), Some(device)) = (token, paired)
-            && let Some(scopes) = self.check_device_token(params, role, token, device)
-        {
-            return Ok(Proof::DeviceToken(scopes));
+        if is_guess && limited.is_none() {
+            let failures = self.limiter.failed(guesser, kind);
+            let device = guesser.device;
+            tracing::warn!(ip = %ingress.ip, device, ?kind, failures, "login failed");
         }
-        if guess.is_some() && paired.is_none() {
-            let failures = self.limiter.failed(ingress.ip, kind);
-            tracing::warn!(ip = %ingress.ip, ?kind, failures, "login failed");
+
+        match (own, limited) {
+            (OwnToken::Right(_, scopes), _) => {
+                if let Some(device) = known {
+                    self.touch_token(device, role);
+                }
+                Ok(Proof::DeviceToken(scopes))
+            }
+            (_, Some(limited)) => {
+                let Limited { counter, failures, .. } = limited;
+                let device = guesser.device;
+                tracing::warn!(ip = %ingress.ip, device, ?kind, counter, failures, "login refused: too many failures");
+                Err(too_many_failures(limited))
+            }
+            (OwnToken::TooNarrow(_), None) if given.device_token.is_some() => Err(credential(
+                "unauthorized: device token scope mismatch (re-pair or approve scope upgrade)",
+                "AUTH_SCOPE_MISMATCH",
+                "scope_mismatch",
+            )),
+            (OwnToken::NotShown, None) if given.device_token.is_some() => Err(credential(
+                "unauthorized: device token mismatch (rotate/reissue device token)",
+                "AUTH_DEVICE_TOKEN_MISMATCH",
+                "device_token_mismatch",
+            )),
+            _ if bootstrap.is_some() => Err(credential(
+                "unauthorized: setup code invalid, expired, revoked, or already used \
+                 (this gateway makes no setup codes; approve the device with `moltbotctl devices`)",
+                "AUTH_BOOTSTRAP_TOKEN_INVALID",
+                "bootstrap_token_invalid",
+            )),
+            _ => Err(refuse(unauthorized(params, secrets.mode, secret.is_some(), sent.is_some()))),
         }
-        Err(refuse(unauthorized(params, secrets.mode, secret.is_some(), guess.is_some())))
     }
 
     async fn paired_device(
@@ -381,28 +454,13 @@ impl Auth {
         found.await.map_err(|error| unavailable(&error))
     }
 
-    /// Returns the token's scopes when it is right, alive and wide enough.
-    fn check_device_token(
-        &self,
-        params: &ConnectParams,
-        role: Role,
-        token: &str,
-        device: &crate::store::Device,
-    ) -> Option<Scopes> {
-        let stored = device.token(role.name())?;
-        let alive = stored.summary.revoked_at_ms.is_none();
-        let right = Secret::new(stored.token.clone())?.matches(token);
-        let asked = Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect());
-        if !(alive && right && stored.summary.scopes.covers(&asked)) {
-            return None;
-        }
+    /// Notes that a device used its token. That is for people to read; nobody waits for it.
+    fn touch_token(&self, device: &crate::store::Device, role: Role) {
         let (store, id) = (self.store.clone(), device.info.device_id.clone());
-        // When it was last used is for people to read; nobody waits for it.
         tokio::spawn(async move {
             let now_ms = clock::now_u64();
             let _ = store.write(move |db| db.touch_token(&id, role.name(), now_ms)).await;
         });
-        Some(stored.summary.scopes.clone())
     }
 
     fn scopes_without_device(&self, role: Role, requested: &Scopes, proof: &Proof) -> Scopes {
@@ -414,8 +472,8 @@ impl Auth {
             Proof::Control => Scopes::of(&Scope::ALL),
             Proof::Tailscale(_) => Scopes::default(),
             Proof::SharedSecret(_) => {
-                let limit = self.in_force.load().scopes.clone();
-                limit.map_or_else(|| Scopes::of(&Scope::ALL), Scopes)
+                let ceiling = self.in_force.load().ceiling.clone();
+                ceiling.unwrap_or_else(|| Scopes::of(&Scope::ALL))
             }
         };
         if requested.0.is_empty() {
@@ -450,14 +508,23 @@ impl Auth {
             requested,
             remote_ip: remote_ip.clone(),
             silent: self.may_pair_silently(ingress, proof),
+            via: if matches!(proof, Proof::Control) { Via::Owner } else { Via::Silent },
+            ceiling: self.in_force.load().ceiling.clone(),
             local: ingress.local,
             commands: commands(params, role),
         };
         if let Some((scopes, token)) = known.and_then(|known| pairing::unchanged(known, &ask)) {
             let token = Some(token);
-            let (device_id, local) = (Some(device_id), ingress.local);
-            let secret = proof.secret();
-            return Ok(Admitted { scopes, role, device_id, token, remote_ip, local, secret });
+            return Ok(Admitted {
+                scopes,
+                role,
+                device_id: Some(device_id),
+                token,
+                remote_ip,
+                local: ingress.local,
+                secret: proof.secret(),
+                capped: known.is_some_and(|known| !pairing::is_approved_by_owner(&known.info)),
+            });
         }
         let settled = self
             .store
@@ -465,7 +532,7 @@ impl Auth {
             .await
             .map_err(|error| unavailable(&error))?;
         match settled {
-            Settled::Paired { granted, token, approved } => {
+            Settled::Paired { granted, token, approved, capped } => {
                 if let Some(request) = approved {
                     self.bus.publish(&DevicePairResolved {
                         request_id: request.request_id,
@@ -482,6 +549,7 @@ impl Auth {
                     remote_ip,
                     local: ingress.local,
                     secret: proof.secret(),
+                    capped,
                 })
             }
             Settled::Pending { request, created } => {
@@ -522,8 +590,58 @@ impl Admitted {
             remote_ip: self.remote_ip.clone(),
             local: self.local,
             secret: self.secret,
+            capped: self.capped,
         }
     }
+}
+
+/// A device token that the peer showed, judged by what is stored of its device.
+enum OwnToken<'a> {
+    /// None was shown, or none that is the device's and counts.
+    NotShown,
+    /// It is right, but the peer asks for more than it grants.
+    TooNarrow(&'a str),
+    /// It is right and grants these.
+    Right(&'a str, Scopes),
+}
+
+impl<'a> OwnToken<'a> {
+    fn text(&self) -> Option<&'a str> {
+        match self {
+            Self::NotShown => None,
+            Self::TooNarrow(text) | Self::Right(text, _) => Some(text),
+        }
+    }
+}
+
+/// Looks for the device's own token where clients send it: in its own field, else in that of the
+/// shared one.
+fn own_token<'a>(given: &Given<'a>, role: Role, device: &crate::store::Device) -> OwnToken<'a> {
+    let alive = |stored: &&DeviceToken| stored.summary.revoked_at_ms.is_none();
+    let Some(stored) = device.token(role.name()).filter(alive) else { return OwnToken::NotShown };
+    let Some(right) = Secret::new(stored.token.clone()) else { return OwnToken::NotShown };
+    let shown = [given.device_token, given.token].into_iter().flatten();
+    let Some(text) = shown.into_iter().find(|text| right.matches(text)) else {
+        return OwnToken::NotShown;
+    };
+    if stored.summary.scopes.covers(&given.scopes) {
+        OwnToken::Right(text, stored.summary.scopes.clone())
+    } else {
+        OwnToken::TooNarrow(text)
+    }
+}
+
+fn warn_of_clock(device: &ProvenDevice, ingress: &Ingress) {
+    if device.clock_ahead_ms.unsigned_abs() < CLOCK_WARNING_MS {
+        return;
+    }
+    let ahead_s = device.clock_ahead_ms / 1000;
+    tracing::warn!(
+        device = device.id,
+        ip = ingress.reported_ip,
+        ahead_s,
+        "the client's clock differs from the gateway's; it is let in by the nonce it signed"
+    );
 }
 
 impl Proof {
@@ -551,12 +669,29 @@ fn check_protocol(params: &ConnectParams) -> Result<(), Refusal> {
     Err(refusal)
 }
 
-/// Returns the token and the password that were sent and are not empty.
-fn given(params: &ConnectParams) -> (Option<&str>, Option<&str>) {
-    let auth = params.auth.as_ref();
-    let token = auth.and_then(|auth| auth.token.as_deref()).filter(|text| !text.is_empty());
-    let password = auth.and_then(|auth| auth.password.as_deref()).filter(|text| !text.is_empty());
-    (token, password)
+/// What was sent and is not empty.
+struct Given<'a> {
+    token: Option<&'a str>,
+    password: Option<&'a str>,
+    device_token: Option<&'a str>,
+    bootstrap_token: Option<&'a str>,
+    scopes: Scopes,
+}
+
+impl<'a> Given<'a> {
+    fn of(params: &'a ConnectParams) -> Self {
+        let auth = params.auth.as_ref();
+        let sent = |field: fn(&Credentials) -> &Option<String>| {
+            auth.and_then(|auth| field(auth).as_deref()).filter(|text| !text.is_empty())
+        };
+        Self {
+            token: sent(|auth| &auth.token),
+            password: sent(|auth| &auth.password),
+            device_token: sent(|auth| &auth.device_token),
+            bootstrap_token: sent(|auth| &auth.bootstrap_token),
+            scopes: Scopes(params.scopes.iter().flatten().map(ToString::to_string).collect()),
+        }
+    }
 }
 
 fn is_page(params: &ConnectParams) -> bool {
@@ -597,10 +732,27 @@ fn not_paired(message: &str) -> Refusal {
     Refusal { error: Box::new(ErrorShape::new(ErrorCode::NotPaired, message)), code: 1008 }
 }
 
-fn too_many_failures(wait: std::time::Duration) -> Refusal {
+/// A refusal that newer clients act upon by its code, for example by forgetting the token.
+fn credential(message: &str, code: &str, reason: &str) -> Refusal {
+    let mut refusal = refuse(message);
+    refusal.error.details = Some(json!({
+        "code": code,
+        "authReason": reason,
+        "canRetryWithDeviceToken": false,
+        "recommendedNextStep": "review_auth_configuration",
+    }));
+    refusal
+}
+
+fn too_many_failures(limited: Limited) -> Refusal {
+    let Limited { counter, failures, wait } = limited;
     let seconds = wait.as_secs() + 1;
-    let message = format!("unauthorized: too many failed logins, try again in {seconds} s");
+    let message = format!(
+        "unauthorized: too many failed logins from this {counter} ({failures}), \
+         try again in {seconds} s"
+    );
     let mut error = ErrorShape::new(ErrorCode::Unavailable, message);
+    error.details = Some(json!({ "counter": counter, "failures": failures }));
     error.retryable = Some(true);
     error.retry_after_ms = Some(seconds * 1000);
     Refusal { error: Box::new(error), code: 1008 }

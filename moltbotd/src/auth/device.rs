@@ -1,8 +1,13 @@
 //! Proof that a client holds a device key: an Ed25519 signature over the
 //! parameters of its `connect`.
+//!
+//! A signature is fresh because it covers the nonce that this connection was given. The time in
+//! it proves nothing beyond that, and a client whose clock is wrong is a common thing (a phone
+//! without network, a board without battery), so the difference is only reported. Old clients
+//! sign no nonce: they are accepted from this host alone, within a window, and once.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
 
@@ -18,8 +23,13 @@ use moltbot_protocol::{
 };
 use sha2::{Digest as _, Sha256};
 
-/// How far a client's clock may be off.
+/// How far the clock of a client that signs no nonce may be off.
 const SKEW_MS: u64 = 600_000;
+
+/// Signatures without a nonce that are remembered at most. Only those of clients that also knew
+/// a secret are, so strangers cannot fill it; a client that does raises the floor below which
+/// signatures are too old.
+const REMEMBERED: usize = 4096;
 
 const LENIENT: GeneralPurposeConfig =
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -33,7 +43,15 @@ pub struct ProvenDevice {
     pub id: String,
     /// The key as base64url.
     pub public_key: String,
+    /// How far the client's clock is ahead of ours, in milliseconds; negative when it is behind.
+    pub clock_ahead_ms: i64,
+    /// Present when no nonce was signed: what has to be remembered, so that the signature counts
+    /// once.
+    pub(super) replayable: Option<Replayable>,
 }
+
+/// A signature without a nonce: when it was made, and its digest.
+pub(super) type Replayable = (u64, [u8; 32]);
 
 /// Why a proof failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,7 +59,7 @@ pub enum ProofError {
     /// The id is not the hash of the key, or the key is none.
     #[error("device identity mismatch")]
     Identity,
-    /// It was signed too long ago, or in the future.
+    /// It covers no nonce, and was signed too long ago or in the future.
     #[error("device signature expired")]
     Expired {
         /// How far the client's clock is from ours.
@@ -74,31 +92,42 @@ pub struct Challenge<'a> {
     pub now_ms: u64,
 }
 
-/// Signatures without a nonce that were seen, until they expire: such a
+/// Signatures without a nonce that let a client in, until they expire: such a
 /// signature counts once.
 #[derive(Debug, Default)]
-pub struct Replays(Mutex<HashMap<[u8; 32], u64>>);
+pub struct Replays(Mutex<Seen>);
 
-/// Checks a client's proof.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Ordered by time, so that what has expired is found without a search.
+    signatures: BTreeSet<Replayable>,
+    /// What was signed before is refused: it may have been forgotten.
+    floor_ms: u64,
+}
+
+/// Checks a client's proof. A proof without a nonce is only good together with
+/// [`Replays::first_time`].
 pub fn prove(
     params: &ConnectParams,
     proof: &DeviceProof,
     challenge: Challenge<'_>,
-    replays: &Replays,
 ) -> Result<ProvenDevice, ProofError> {
     let key = public_key(&proof.public_key).ok_or(ProofError::Identity)?;
     let id = hex(&Sha256::digest(key.as_bytes()));
     if id != *proof.id {
         return Err(ProofError::Identity);
     }
-    let delta_ms = challenge.now_ms.abs_diff(proof.signed_at);
-    if delta_ms > SKEW_MS {
-        return Err(ProofError::Expired { delta_ms, allowed_ms: SKEW_MS });
-    }
+
     let nonce = proof.nonce.as_deref().map(str::trim).filter(|nonce| !nonce.is_empty());
     let versions: &[Version] = match nonce {
         None if !challenge.local => return Err(ProofError::NonceMissing),
-        None => &[Version::V1],
+        None => {
+            let delta_ms = challenge.now_ms.abs_diff(proof.signed_at);
+            if delta_ms > SKEW_MS {
+                return Err(ProofError::Expired { delta_ms, allowed_ms: SKEW_MS });
+            }
+            &[Version::V1]
+        }
         Some(nonce) if nonce != challenge.nonce => return Err(ProofError::NonceMismatch),
         Some(_) => &[Version::V3, Version::V2],
     };
@@ -110,20 +139,50 @@ pub fn prove(
     if !versions.iter().any(signed) {
         return Err(ProofError::Signature);
     }
-    if nonce.is_none() && !replays.first_time(&signature, proof.signed_at, challenge.now_ms) {
-        return Err(ProofError::Signature);
-    }
-    Ok(ProvenDevice { id, public_key: URL_NO_PAD.encode(key.as_bytes()) })
+
+    let digest = || Sha256::digest(signature.to_bytes()).into();
+    Ok(ProvenDevice {
+        id,
+        public_key: URL_NO_PAD.encode(key.as_bytes()),
+        clock_ahead_ms: signed_difference(proof.signed_at, challenge.now_ms),
+        replayable: nonce.is_none().then(|| (proof.signed_at, digest())),
+    })
+}
+
+/// Returns `one - other`, as far as that fits.
+fn signed_difference(one: u64, other: u64) -> i64 {
+    let distance = i64::try_from(one.abs_diff(other)).unwrap_or(i64::MAX);
+    if one >= other { distance } else { -distance }
 }
 
 const URL_NO_PAD: GeneralPurpose = base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 impl Replays {
-    fn first_time(&self, signature: &Signature, signed_at: u64, now_ms: u64) -> bool {
+    /// Remembers a proof and returns whether it may count: a signature over a nonce always, one
+    /// without a nonce the first time. To be called once the peer has also shown a secret.
+    pub fn first_time(&self, device: &ProvenDevice, now_ms: u64) -> bool {
+        let Some(signature) = device.replayable else { return true };
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.retain(|_, expires| *expires >= now_ms);
-        let digest: [u8; 32] = Sha256::digest(signature.to_bytes()).into();
-        seen.insert(digest, signed_at.saturating_add(SKEW_MS)).is_none()
+
+        // What the window refuses by itself need not be remembered.
+        while let Some(oldest) = seen.signatures.first()
+            && oldest.0.saturating_add(SKEW_MS) < now_ms
+        {
+            seen.signatures.pop_first();
+        }
+
+        // A floor that lies beyond the window is left from a clock that was ahead.
+        let floor_ms =
+            if seen.floor_ms > now_ms.saturating_add(SKEW_MS) { 0 } else { seen.floor_ms };
+        if signature.0 < floor_ms || !seen.signatures.insert(signature) {
+            return false;
+        }
+        if seen.signatures.len() > REMEMBERED
+            && let Some(forgotten) = seen.signatures.pop_first()
+        {
+            seen.floor_ms = forgotten.0.saturating_add(1);
+        }
+        true
     }
 }
 
@@ -188,7 +247,7 @@ mod tests {
     }
 
     fn check(params: &ConnectParams, challenge: Challenge<'_>) -> Result<ProvenDevice, ProofError> {
-        prove(params, params.device.as_ref().unwrap(), challenge, &Replays::default())
+        prove(params, params.device.as_ref().unwrap(), challenge)
     }
 
     const V1: &str =
@@ -230,12 +289,49 @@ mod tests {
         let params = operator(V1, None);
         let proof = params.device.as_ref().unwrap();
         let replays = Replays::default();
-        assert!(prove(&params, proof, challenge(true), &replays).is_ok());
-        assert_eq!(
-            prove(&params, proof, challenge(true), &replays).unwrap_err(),
-            ProofError::Signature
-        );
+        let proven = prove(&params, proof, challenge(true)).unwrap();
+        assert!(replays.first_time(&proven, NOW));
+        assert!(!replays.first_time(&proven, NOW));
         assert_eq!(check(&params, challenge(false)).unwrap_err(), ProofError::NonceMissing);
+    }
+
+    #[test]
+    fn a_signature_over_the_nonce_is_fresh_whatever_the_clock_says() {
+        for (now_ms, ahead) in [(NOW + 86_400_000, -86_400_000), (0, NOW.cast_signed())] {
+            let late = Challenge { now_ms, ..challenge(false) };
+            let proven = check(&operator(V2, Some(NONCE)), late).unwrap();
+            assert_eq!(proven.clock_ahead_ms, ahead);
+        }
+        assert_eq!(signed_difference(u64::MAX, 0), i64::MAX);
+        assert_eq!(signed_difference(0, u64::MAX), -i64::MAX);
+    }
+
+    #[test]
+    fn remembered_signatures_are_bounded_and_none_that_was_forgotten_counts_again() {
+        let proven = |signed_at: u64, mark: usize| {
+            let mut digest = [0; 32];
+            digest[..8].copy_from_slice(&mark.to_be_bytes());
+            ProvenDevice {
+                id: String::new(),
+                public_key: String::new(),
+                clock_ahead_ms: 0,
+                replayable: Some((signed_at, digest)),
+            }
+        };
+        let replays = Replays::default();
+        for mark in 0..2 * REMEMBERED {
+            let at = NOW + mark as u64;
+            assert!(replays.first_time(&proven(at, mark), at));
+        }
+        assert_eq!(replays.0.lock().unwrap().signatures.len(), REMEMBERED);
+        for mark in [0, REMEMBERED - 1, REMEMBERED, 2 * REMEMBERED - 1] {
+            let at = NOW + mark as u64;
+            assert!(!replays.first_time(&proven(at, mark), at), "{mark}");
+        }
+        // After the window nothing is left to remember, and new signatures count.
+        let later = NOW + 3 * SKEW_MS;
+        assert!(replays.first_time(&proven(later, 1), later));
+        assert_eq!(replays.0.lock().unwrap().signatures.len(), 1);
     }
 
     #[test]
@@ -244,9 +340,9 @@ mod tests {
             check(&operator(V2, Some("other")), challenge(false)).unwrap_err(),
             ProofError::NonceMismatch
         );
-        let late = Challenge { now_ms: NOW + SKEW_MS + 1, ..challenge(false) };
+        let late = Challenge { now_ms: NOW + SKEW_MS + 1, ..challenge(true) };
         assert!(matches!(
-            check(&operator(V2, Some(NONCE)), late).unwrap_err(),
+            check(&operator(V1, None), late).unwrap_err(),
             ProofError::Expired { .. }
         ));
         assert_eq!(

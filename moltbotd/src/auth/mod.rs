@@ -33,6 +33,9 @@ pub struct Caller {
     /// Which of the gateway's shared secrets let it in, counted; absent when
     /// something else did.
     pub secret: Option<u64>,
+    /// Whether what it may do comes from a shared secret alone, so that
+    /// `gateway.auth.sharedSecretScopes` caps it.
+    pub capped: bool,
 }
 
 impl Caller {

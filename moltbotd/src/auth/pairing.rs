@@ -2,6 +2,10 @@
 //!
 //! Everything here runs inside one transaction of the store; nothing is told to
 //! anybody before it is committed.
+//!
+//! A device that the shared secret alone let in may never do more than that secret grants now
+//! (`gateway.auth.sharedSecretScopes`): otherwise a key of one's own making would lift the
+//! ceiling. What a person approved may be wider, which is why it is recorded who let it in.
 
 use moltbot_protocol::{
     Scope, Scopes,
@@ -38,10 +42,61 @@ pub struct Ask {
     pub remote_ip: Option<String>,
     /// Whether it may be let in without asking anybody.
     pub silent: bool,
+    /// On whose word, if it is.
+    pub via: Via,
+    /// Most that the shared secret grants.
+    pub ceiling: Option<Scopes>,
     /// Whether it is on this host for sure.
     pub local: bool,
     /// Commands it offers.
     pub commands: Vec<String>,
+}
+
+/// On whose word a device is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Somebody who may approve devices, or the owner of the control socket.
+    Owner,
+    /// Nobody's: it showed the shared secret on the gateway's own host.
+    Silent,
+}
+
+impl Via {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// Returns whether a person let the device in. One of which that is not known may have been let
+/// in by the secret alone.
+#[must_use]
+pub fn is_approved_by_owner(device: &PairedDevice) -> bool {
+    device.approved_via.as_deref() == Some(Via::Owner.name())
+}
+
+/// Takes away what the shared secret no longer grants from a device that it let in. Returns
+/// whether something was.
+pub fn clip(device: &mut Device, ceiling: &Scopes) -> bool {
+    if is_approved_by_owner(&device.info) {
+        return false;
+    }
+    let mut clipped = false;
+    let mut narrow = |scopes: &mut Scopes| {
+        if !ceiling.covers(scopes) {
+            *scopes = sorted(scopes.meet(ceiling));
+            clipped = true;
+        }
+    };
+    if let Some(scopes) = &mut device.info.scopes {
+        narrow(scopes);
+    }
+    for token in &mut device.tokens {
+        narrow(&mut token.summary.scopes);
+    }
+    clipped
 }
 
 /// What became of an [`Ask`].
@@ -55,6 +110,8 @@ pub enum Settled {
         token: IssuedToken,
         /// The request that was granted on the way, to be told to operators.
         approved: Option<PendingDevice>,
+        /// Whether the shared secret alone let the device in.
+        capped: bool,
     },
     /// Somebody must approve it.
     Pending {
@@ -67,7 +124,16 @@ pub enum Settled {
 
 /// Decides about a device and stores what follows.
 pub fn settle(db: &Db<'_>, ask: &Ask, now_ms: u64) -> rusqlite::Result<Settled> {
-    let known = db.device(&ask.device.id)?.filter(|d| d.info.public_key == ask.device.public_key);
+    let mut known =
+        db.device(&ask.device.id)?.filter(|d| d.info.public_key == ask.device.public_key);
+    if let (Some(known), Some(ceiling)) = (&mut known, &ask.ceiling)
+        && clip(known, ceiling)
+    {
+        db.put_device(&known.info)?;
+        for token in &known.tokens {
+            db.put_token(&known.info.device_id, token)?;
+        }
+    }
     let needed = needed_scopes(known.as_ref(), ask);
     let revoked = known
         .as_ref()
@@ -75,14 +141,16 @@ pub fn settle(db: &Db<'_>, ask: &Ask, now_ms: u64) -> rusqlite::Result<Settled> 
         .is_some_and(|token| token.summary.revoked_at_ms.is_some());
     if let Some(device) = known.as_ref().filter(|device| !revoked && holds(device, ask, &needed)) {
         let token = refresh(db, device, ask, &needed, now_ms)?;
-        return Ok(Settled::Paired { granted: needed, token, approved: None });
+        let capped = !is_approved_by_owner(&device.info);
+        return Ok(Settled::Paired { granted: needed, token, approved: None, capped });
     }
     let request = new_request(ask, &needed, known.is_some(), now_ms);
     // A revoked device needs a person's approval, wherever it is.
     if ask.silent && !revoked {
-        let device = approve(db, &request, None, now_ms)?;
+        let device = approve(db, &request, None, ask.via, now_ms)?;
         let token = issued(device.token(&ask.role).expect("an approval makes a token"));
-        return Ok(Settled::Paired { granted: needed, token, approved: Some(request) });
+        let capped = !is_approved_by_owner(&device.info);
+        return Ok(Settled::Paired { granted: needed, token, approved: Some(request), capped });
     }
     let since_ms = now_ms.saturating_sub(REQUEST_TTL_MS);
     if let Some(open) = db.device_request_of(&ask.device.id, since_ms)?
@@ -103,6 +171,7 @@ pub fn approve(
     db: &Db<'_>,
     request: &PendingDevice,
     allow: Option<Vec<String>>,
+    via: Via,
     now_ms: u64,
 ) -> rusqlite::Result<Device> {
     let known = db.device(&request.device_id)?;
@@ -141,6 +210,7 @@ pub fn approve(
         approved_at_ms: now_ms,
         tokens: None,
         allow: (!allow.is_empty()).then_some(allow),
+        approved_via: Some(via.name().to_owned()),
     };
     db.put_device(&info)?;
     let old = same_key.as_ref().and_then(|device| device.token(&role));
@@ -187,7 +257,10 @@ pub fn rotate(
     token.summary.rotated_at_ms = Some(now_ms);
     db.put_token(device_id, &token)?;
     if explicit {
-        db.put_device(&PairedDevice { scopes: Some(scopes.clone()), ..device.info })?;
+        // Whoever names scopes holds them, and has decided that this device shall.
+        let approved_via = Some(Via::Owner.name().to_owned());
+        let info = PairedDevice { scopes: Some(scopes.clone()), approved_via, ..device.info };
+        db.put_device(&info)?;
     }
     Ok(Some(RotatedToken {
         device_id: device_id.to_owned(),
@@ -216,12 +289,23 @@ fn needed_scopes(known: Option<&Device>, ask: &Ask) -> Scopes {
     if ask.role != "operator" {
         return Scopes::default();
     }
-    if !ask.requested.0.is_empty() {
-        return ask.requested.clone();
+    let held = known.and_then(|device| device.info.scopes.clone());
+    let needed = if ask.requested.0.is_empty() {
+        held.clone().unwrap_or_else(|| Scopes::of(&[Scope::Admin]))
+    } else {
+        ask.requested.clone()
+    };
+
+    // The secret alone adds no more than it grants, and as for a client without a device it
+    // gives what there is rather than refuse. Where a person is asked, the whole wish is shown.
+    match &ask.ceiling {
+        Some(ceiling) if ask.silent && ask.via == Via::Silent => {
+            let mut allowed = held.unwrap_or_default();
+            allowed.extend(ceiling);
+            needed.meet(&allowed)
+        }
+        _ => needed,
     }
-    known
-        .and_then(|device| device.info.scopes.clone())
-        .unwrap_or_else(|| Scopes::of(&[Scope::Admin]))
 }
 
 fn holds(device: &Device, ask: &Ask, needed: &Scopes) -> bool {
@@ -335,4 +419,37 @@ fn sorted(scopes: Scopes) -> Scopes {
     names.sort_unstable();
     names.dedup();
     Scopes(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn device(approved_via: Option<&str>) -> Device {
+        let info = json!({
+            "deviceId": "d", "publicKey": "k", "createdAtMs": 1, "approvedAtMs": 1,
+            "scopes": ["operator.admin", "operator.pairing"], "approvedVia": approved_via,
+        });
+        Device {
+            info: serde_json::from_value(info).unwrap(),
+            tokens: vec![new_token("operator", Scopes::of(&[Scope::Admin]), None, 1)],
+        }
+    }
+
+    #[test]
+    fn only_what_a_person_approved_survives_a_lower_ceiling() {
+        let read = Scopes::of(&[Scope::Read]);
+        // Who let in a device of before 0.2 was not recorded.
+        for via in [None, Some("silent"), Some("something newer")] {
+            let mut device = device(via);
+            assert!(clip(&mut device, &read), "{via:?}");
+            assert_eq!(device.info.scopes, Some(read.clone()), "{via:?}");
+            assert_eq!(device.tokens[0].summary.scopes, read, "{via:?}");
+            assert!(!clip(&mut device, &read), "{via:?}");
+        }
+        assert!(!clip(&mut device(Some("owner")), &read));
+        assert!(!clip(&mut device(Some("silent")), &Scopes::of(&[Scope::Admin])));
+    }
 }

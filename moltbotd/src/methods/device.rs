@@ -14,7 +14,7 @@ use moltbot_protocol::{
 
 use super::Context;
 use crate::{
-    auth::pairing::{self, REQUEST_TTL_MS},
+    auth::pairing::{self, REQUEST_TTL_MS, Via},
     bus::Close,
     clock,
     gateway::Gateway,
@@ -56,7 +56,7 @@ async fn approve(cx: Context, request: DevicePairApprove) -> Result<ApprovedDevi
             let Some(request) = db.take_device_request(&asked.request_id, since_ms)? else {
                 return Ok(None);
             };
-            pairing::approve(db, &request, allow, now_ms).map(Some)
+            pairing::approve(db, &request, allow, Via::Owner, now_ms).map(Some)
         })
         .await?
         .ok_or_else(unknown_request)?;

@@ -86,7 +86,8 @@ where
     let config = shared.gateway.config.get();
     let tailnet_origin = shared.gateway.tailscale.origin();
     let own = (shared.port, tailnet_origin.as_deref());
-    let judged = ingress::judge(listener, request.headers(), &config.gateway, own);
+    let judged = ingress::check_target(request.uri(), request.headers())
+        .and_then(|()| ingress::judge(listener, request.headers(), &config.gateway, own));
     let ingress = match judged {
         Ok(ingress) => ingress,
         Err(ingress::Refused(status, body)) => {

@@ -5,22 +5,64 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 
 use crate::{auth::Ingress, config, tailscale::Claim};
 
-/// Headers that a proxy adds.
-const FORWARDED: &[&str] = &[
-    "forwarded",
-    "via",
-    "x-real-ip",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-forwarded-server",
+/// How the header of a proxy begins: those of its own make.
+const PROXY_PREFIXES: &[&str] = &[
+    "ali-",
+    "cf-",
+    "eagleeye-",
+    "fastly-",
+    "fly-",
+    "tailscale-",
+    "true-",
+    "x-amz-",
+    "x-amzn-",
+    "x-appengine-",
+    "x-arr-",
+    "x-azure-",
+    "x-envoy-",
+    "x-vercel-",
 ];
-const FORWARDED_PREFIXES: &[&str] = &["cf-", "tailscale-", "x-forwarded-"];
+
+/// A part between hyphens that only a proxy's header has.
+const PROXY_PARTS: &[&str] = &["via", "cdn", "edge", "hop", "hops"];
+
+/// What the name of a proxy's header contains once hyphens and underscores are gone.
+///
+/// A list of the known headers is never complete, and a missing one would make everybody behind
+/// that proxy a program of this host. So names are judged by shape: no client of ours sends one of
+/// this shape, and one that does is asked about instead of being let in silently.
+const PROXY_SHAPES: &[&str] = &[
+    "forward",
+    "proxy",
+    "original",
+    "upstream",
+    "downstream",
+    "balancer",
+    "clientip",
+    "clienthost",
+    "clientaddr",
+    "realip",
+    "connectingip",
+    "remoteip",
+    "remoteaddr",
+    "remotehost",
+    "remoteuser",
+    "sourceip",
+    "originip",
+    "peerip",
+    "userip",
+    "hostip",
+    "externaladdress",
+    "akamai",
+    "cloudflare",
+    "cloudfront",
+    "incap",
+    "sucuri",
+];
 
 /// Whoever comes through a program on this host that forwards for others and is
 /// no trusted proxy. Nothing tells them apart, and none of them is this host.
@@ -43,6 +85,53 @@ pub(super) enum Listener {
 /// Why a request is refused before anything else is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refused(pub(super) StatusCode, pub(super) &'static str);
+
+/// Refuses a request that does not say clearly which page of which host it is for, before
+/// anything is decided by it: what one program takes for a page, another takes for a different
+/// one. The path is judged as it is after decoding it once, so nothing is left to decode.
+pub(super) fn check_target(uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+    let bad = |text| Err(Refused(StatusCode::BAD_REQUEST, text));
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return bad("two Host headers\n");
+    }
+
+    let same = |authority: &str| {
+        let host = host.and_then(|host| host.to_str().ok()).unwrap_or_default();
+        host.eq_ignore_ascii_case(authority)
+    };
+    if uri.authority().is_some_and(|authority| !same(authority.as_str())) {
+        return bad("the request's target names another host than its Host header\n");
+    }
+
+    match decoded(uri.path()) {
+        Some(path) if is_plain(&path) => Ok(()),
+        _ => bad("bad path\n"),
+    }
+}
+
+/// Decodes `%41` and the like once.
+fn decoded(path: &str) -> Option<Vec<u8>> {
+    let mut bytes = path.bytes();
+    let mut decoded = Vec::with_capacity(path.len());
+    while let Some(byte) = bytes.next() {
+        decoded.push(if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            u8::try_from(digit()? * 16 + digit()?).ok()?
+        } else {
+            byte
+        });
+    }
+    Some(decoded)
+}
+
+fn is_plain(path: &[u8]) -> bool {
+    let dots = |part: &[u8]| matches!(part, b"." | b"..");
+    !path.iter().any(|byte| byte.is_ascii_control() || matches!(byte, b'%' | b'\\'))
+        && !path.windows(2).any(|two| two == b"//")
+        && !path.split(|byte| *byte == b'/').any(dots)
+}
 
 /// Establishes where a request comes from, and refuses one whose `Host` or
 /// `Origin` has no business here.
@@ -181,10 +270,15 @@ fn is_loopback_name(name: &str) -> bool {
 }
 
 fn is_forwarded(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| {
-        let name = name.as_str();
-        FORWARDED.contains(&name) || FORWARDED_PREFIXES.iter().any(|p| name.starts_with(p))
-    })
+    headers.keys().any(|name| looks_like_a_proxys(name.as_str()))
+}
+
+/// Judges the name of a header, which is in lower case.
+fn looks_like_a_proxys(name: &str) -> bool {
+    let joined = name.replace(['-', '_'], "");
+    PROXY_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || name.split(['-', '_']).any(|part| PROXY_PARTS.contains(&part))
+        || PROXY_SHAPES.iter().any(|shape| joined.contains(shape))
 }
 
 /// Returns the address that the nearest trusted proxy saw. What stands further
@@ -268,13 +362,111 @@ mod tests {
 
     #[test]
     fn any_trace_of_a_proxy_makes_it_not_local() {
-        for name in
-            ["forwarded", "via", "x-forwarded-for", "x-real-ip", "cf-ray", "tailscale-user-login"]
-        {
+        for name in [
+            "forwarded",
+            "via",
+            "x-forwarded-for",
+            "x-real-ip",
+            "cf-ray",
+            "tailscale-user-login",
+            "x-client-ip",
+            "true-client-ip",
+            "x-cluster-client-ip",
+            "x-original-forwarded-for",
+            "fastly-client-ip",
+            "x-envoy-external-address",
+            "x_forwarded_for",
+            "xforwardedfor",
+            "x-original-host",
+            "x-remote-addr",
+            "cdn-loop",
+            "x-proxy-id",
+            "fly-client-ip",
+            "x-amzn-trace-id",
+            "x-appengine-user-ip",
+            "x-azure-clientip",
+            "wl-proxy-client-ip",
+        ] {
             let ingress = judge_from("127.0.0.1:5000", &[HOST, (name, "203.0.113.9")]).unwrap();
             assert!(!ingress.local && !ingress.ip.is_loopback(), "{name}");
             assert_eq!(ingress.reported_ip, None, "{name}");
         }
+    }
+
+    #[test]
+    fn what_clients_send_is_no_trace_of_a_proxy() {
+        for name in [
+            "accept",
+            "accept-encoding",
+            "accept-language",
+            "authorization",
+            "cache-control",
+            "connection",
+            "content-length",
+            "content-type",
+            "cookie",
+            "dnt",
+            "host",
+            "origin",
+            "pragma",
+            "priority",
+            "sec-ch-ua-platform",
+            "sec-fetch-dest",
+            "sec-fetch-mode",
+            "sec-fetch-site",
+            "sec-fetch-user",
+            "sec-gpc",
+            "sec-websocket-extensions",
+            "sec-websocket-key",
+            "sec-websocket-protocol",
+            "sec-websocket-version",
+            "upgrade",
+            "upgrade-insecure-requests",
+            "user-agent",
+            "x-request-id",
+            "x-requested-with",
+            "traceparent",
+            "referer",
+        ] {
+            assert!(!looks_like_a_proxys(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_can_be_read_in_two_ways_is_refused() {
+        let check = |target: &str, hosts: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append("host", host.parse().unwrap());
+            }
+            check_target(&target.parse().unwrap(), &headers)
+        };
+        for target in ["/", "/some/path?x=//../%2e%2e", "/with%20space", "http://Localhost:1/x"] {
+            assert_eq!(check(target, &["localhost:1"]), Ok(()), "{target}");
+        }
+        for target in [
+            "//healthz",
+            "/a//b",
+            "/x/../healthz",
+            "/./healthz",
+            "/..",
+            "/%2e%2e/healthz",
+            "/x%2f..%2fhealthz",
+            "/%252fhealthz",
+            "/healthz%00",
+            "/healthz%0a",
+            "/a%5cb",
+            "/%",
+            "/%4",
+            "/%zz",
+            "http://other/healthz",
+            "http://localhost:2/healthz",
+        ] {
+            let refused = check(target, &["localhost:1"]).unwrap_err();
+            assert_eq!(refused.0, StatusCode::BAD_REQUEST, "{target}");
+        }
+        assert!(check("/", &["localhost:1", "localhost:1"]).is_err());
+        assert_eq!(check("/", &[]), Ok(()));
     }
 
     #[test]

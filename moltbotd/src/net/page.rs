@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde_json::json;
 
 use super::{
@@ -23,6 +23,29 @@ pub(super) struct Wanted {
     accept: Format,
     /// What follows `Bearer` in `Authorization`.
     bearer: Option<String>,
+    /// Which page made the browser ask, as only the browser can say.
+    asked_by: AskedBy,
+}
+
+/// Who made a browser ask for a page (`Sec-Fetch-Site`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AskedBy {
+    /// No page: another program, or a person who typed the address.
+    Nobody,
+    /// A page of this origin.
+    OwnPage,
+    /// A page of another origin, which may be another port of this host.
+    ForeignPage,
+}
+
+impl AskedBy {
+    fn of(site: Option<&str>) -> Self {
+        match site {
+            None | Some("none") => Self::Nobody,
+            Some("same-origin") => Self::OwnPage,
+            Some(_) => Self::ForeignPage,
+        }
+    }
 }
 
 impl Wanted {
@@ -38,6 +61,7 @@ impl Wanted {
             ingress,
             accept: Format::of(text(header::ACCEPT).unwrap_or_default()),
             bearer,
+            asked_by: AskedBy::of(text(HeaderName::from_static("sec-fetch-site"))),
         }
     }
 
@@ -52,6 +76,10 @@ impl Wanted {
             answer.headers_mut().insert(header::ALLOW, allow);
             return answer;
         }
+        // No page of another origin needs to know whether a gateway runs here.
+        if self.asked_by == AskedBy::ForeignPage {
+            return plain(StatusCode::FORBIDDEN, "not for pages of other origins\n");
+        }
         match &*self.path {
             "/healthz" => plain(StatusCode::OK, "ok\n"),
             "/readyz" => readiness(shared).await,
@@ -63,7 +91,7 @@ impl Wanted {
     /// owner's: whoever is not on this host shows the gateway's secret. A page
     /// in a browser never gets them, not even one of ours.
     async fn metrics(self, shared: &Shared) -> Answer {
-        if self.ingress.browser {
+        if self.ingress.browser || self.asked_by != AskedBy::Nobody {
             return plain(StatusCode::FORBIDDEN, "not for browsers\n");
         }
         let known = self.ingress.local || self.ingress.control;

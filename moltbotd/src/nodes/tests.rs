@@ -38,6 +38,7 @@ fn caller(conn_id: &str, device_id: &str) -> Arc<Caller> {
         remote_ip: None,
         local: true,
         secret: None,
+        capped: false,
     })
 }
 

@@ -434,6 +434,7 @@ mod tests {
             remote_ip: None,
             local: true,
             secret: None,
+            capped: false,
         };
         Context {
             gateway: Arc::new(()),

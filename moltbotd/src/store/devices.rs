@@ -74,12 +74,13 @@ impl Db<'_> {
             .prepare_cached(
                 "INSERT INTO device (id, public_key, display_name, platform, client_id,
                                      client_mode, role, roles, scopes, remote_ip,
-                                     created_at_ms, approved_at_ms, allow)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
+                                     created_at_ms, approved_at_ms, allow, approved_via)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
                  ON CONFLICT (id) DO UPDATE SET
                      public_key = ?2, display_name = ?3, platform = ?4, client_id = ?5,
                      client_mode = ?6, role = ?7, roles = ?8, scopes = ?9, remote_ip = ?10,
-                     created_at_ms = ?11, approved_at_ms = ?12, allow = ?13",
+                     created_at_ms = ?11, approved_at_ms = ?12, allow = ?13,
+                     approved_via = ?14",
             )?
             .execute(params![
                 info.device_id,
@@ -95,6 +96,7 @@ impl Db<'_> {
                 info.created_at_ms.cast_signed(),
                 info.approved_at_ms.cast_signed(),
                 json(&info.allow.clone().unwrap_or_default()),
+                info.approved_via,
             ])?;
         Ok(())
     }
@@ -228,7 +230,8 @@ impl Db<'_> {
 }
 
 const SELECT_DEVICE: &str = "SELECT id, public_key, display_name, platform, client_id, client_mode,
-        role, roles, scopes, remote_ip, created_at_ms, approved_at_ms, allow FROM device";
+        role, roles, scopes, remote_ip, created_at_ms, approved_at_ms, allow, approved_via
+        FROM device";
 
 fn device_info(row: &Row<'_>) -> rusqlite::Result<PairedDevice> {
     let roles: String = row.get(7)?;
@@ -251,6 +254,7 @@ fn device_info(row: &Row<'_>) -> rusqlite::Result<PairedDevice> {
         approved_at_ms: row.get::<_, i64>(11)?.cast_unsigned(),
         tokens: None,
         allow: (!allow.is_empty()).then_some(allow),
+        approved_via: row.get(13)?,
     })
 }
 

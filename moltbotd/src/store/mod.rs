@@ -269,6 +269,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0005_nodes.sql"),
     include_str!("migrations/0006_imported.sql"),
     include_str!("migrations/0007_device_allow.sql"),
+    include_str!("migrations/0008_device_approved_via.sql"),
 ];
 
 /// Returns the version of the file: how many migrations it has seen.

@@ -99,6 +99,10 @@ pub struct PairedDevice {
     /// `browser.*`. Absent when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow: Option<Vec<String>>,
+    /// Who let it in: `owner` for a person's approval or the control socket, `silent` for the
+    /// shared secret on the gateway's own host. Absent when that was not recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_via: Option<String>,
 }
 
 /// What may be shown of a device token.

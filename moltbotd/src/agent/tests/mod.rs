@@ -352,6 +352,7 @@ fn operator() -> Caller {
         remote_ip: None,
         local: true,
         secret: None,
+        capped: false,
     }
 }
 

@@ -47,7 +47,7 @@ impl Peer {
         peer.mark = "\"event\":\"talk.mode\"";
         let challenge: Value = serde_json::from_str(&peer.read().await).unwrap();
         let nonce = challenge["payload"]["nonce"].as_str().unwrap();
-        let params = connect.signed(nonce, challenge["payload"]["ts"].as_u64().unwrap());
+        let params = connect.signed(nonce);
         peer.send(&request("connect", &params)).await;
         let hello = peer.read_until(|text| text.contains("\"type\":\"res\"")).await;
         assert!(hello.contains("\"ok\":true"), "{hello}");
