@@ -234,7 +234,7 @@ async fn ghsa_qjpc_qf9m_xwmr_scopes_that_a_client_declares_count_for_nothing_bef
         .device(&Device::new(), Version::V2)
         .header("X-Forwarded-For", "203.0.113.9");
     let mut stranger = Client::open(&daemon.url(), &connect.headers).await.unwrap();
-    let params = connect.signed(&stranger.nonce, stranger.challenged_at);
+    let params = connect.signed(&stranger.nonce);
     let error = stranger.call("connect", params).await.unwrap_err();
     assert_eq!(text(&error), "pairing required");
     let error = stranger.call("config.get", json!({})).await.unwrap_err();

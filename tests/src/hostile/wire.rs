@@ -97,8 +97,7 @@ impl RawSocket {
             }
         };
         let nonce = challenge["payload"]["nonce"].as_str().unwrap_or_default();
-        let at = challenge["payload"]["ts"].as_u64().unwrap_or_default();
-        Ok(connect.signed(nonce, at))
+        Ok(connect.signed(nonce))
     }
 
     /// Logs in after [`Self::upgrade`].
