@@ -10,6 +10,7 @@ use std::{
 
 use moltbot_protocol::{
     events::system::Presence as PresenceEvent,
+    limits,
     methods::system::{PresenceEntry, SystemEvent},
 };
 use nix::sys::utsname::uname;
@@ -32,12 +33,27 @@ const QUIET: Duration = Duration::from_millis(20);
 /// room for nothing else.
 const BYTES_A_SECOND: f64 = 10e6;
 
+/// An entry and how long it is on the wire, which is not counted again for each
+/// client that gets the list.
+#[derive(Debug)]
+struct Listed {
+    entry: PresenceEntry,
+    bytes: usize,
+}
+
+impl Listed {
+    fn new(entry: PresenceEntry) -> Self {
+        let bytes = serde_json::to_string(&entry).expect("wire types serialize").len();
+        Self { entry, bytes }
+    }
+}
+
 /// The presence list.
 #[derive(Debug)]
 pub struct Presence {
     bus: Arc<Bus>,
     own: PresenceEntry,
-    entries: Mutex<HashMap<String, PresenceEntry>>,
+    entries: Mutex<HashMap<String, Listed>>,
     changed: Notify,
 }
 
@@ -49,15 +65,21 @@ impl Presence {
     }
 
     /// Returns the list, newest first; the gateway's own entry is always new.
+    /// What would make it longer than [`limits::PRESENCE_BYTES`] is left out.
     pub fn list(&self) -> Vec<PresenceEntry> {
         let now_ms = clock::now_u64();
         let mut entries = self.entries();
-        entries.retain(|_, entry| entry.ts + TTL_MS > now_ms);
-        let mut list: Vec<_> = entries.values().cloned().collect();
-        drop(entries);
-        list.sort_by_key(|entry| std::cmp::Reverse(entry.ts));
-        list.truncate(CAPACITY - 1);
-        list.insert(0, PresenceEntry { ts: now_ms, ..self.own.clone() });
+        entries.retain(|_, listed| listed.entry.ts + TTL_MS > now_ms);
+        let mut newest: Vec<_> = entries.values().collect();
+        newest.sort_by_key(|listed| std::cmp::Reverse(listed.entry.ts));
+
+        let mut list = vec![PresenceEntry { ts: now_ms, ..self.own.clone() }];
+        let mut left = limits::PRESENCE_BYTES;
+        for listed in newest.into_iter().take(CAPACITY - 1) {
+            let Some(rest) = left.checked_sub(listed.bytes) else { break };
+            left = rest;
+            list.push(listed.entry.clone());
+        }
         list
     }
 
@@ -93,8 +115,10 @@ impl Presence {
     /// entry.
     pub fn report(&self, event: &SystemEvent, text: &str) -> PresenceEntry {
         let said = |value: &Value| {
-            value.as_str().map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned)
+            let text = value.as_str().map(str::trim).filter(|text| !text.is_empty());
+            text.map(|text| limits::cut(text, limits::WORD_CHARS).to_owned())
         };
+        let text = limits::cut(text, limits::PRESENCE_TEXT_CHARS);
         let parsed = parse_node_text(text);
         let host = said(&event.host).or(parsed.host);
         let ip = said(&event.ip).or(parsed.ip);
@@ -105,7 +129,7 @@ impl Presence {
             .unwrap_or_else(|| text.chars().take(64).collect())
             .to_lowercase();
         let mut entries = self.entries();
-        let before = entries.remove(&key).unwrap_or_default();
+        let before = entries.remove(&key).map(|listed| listed.entry).unwrap_or_default();
         let entry = PresenceEntry {
             host: host.or(before.host),
             ip: ip.or(before.ip),
@@ -125,7 +149,7 @@ impl Presence {
             instance_id: said(&event.instance_id).or(before.instance_id),
         };
         make_room(&mut entries);
-        entries.insert(key, entry.clone());
+        entries.insert(key, Listed::new(entry.clone()));
         drop(entries);
         self.publish();
         entry
@@ -144,13 +168,15 @@ impl Presence {
         let key = instance_id.clone().unwrap_or_else(|| caller.conn_id.clone()).to_lowercase();
         let host = caller.display_name().to_owned();
         let mut entries = self.entries();
-        let before = entries.remove(&key).unwrap_or_default();
+        let before = entries.remove(&key).map(|listed| listed.entry).unwrap_or_default();
         let mut roles = before.roles.unwrap_or_default();
         if !roles.iter().any(|role| role == caller.role.name()) {
             roles.push(caller.role.name().to_owned());
         }
         let mut scopes = before.scopes.unwrap_or_default();
         scopes.extend(&caller.scopes);
+        // A device may come again and again, each time with others.
+        scopes.0.truncate(limits::PRESENCE_LABELS);
         let entry = PresenceEntry {
             text: Some(format!("Node: {host} · mode {}", client.mode)),
             host: Some(host),
@@ -170,10 +196,10 @@ impl Presence {
             tags: before.tags,
         };
         make_room(&mut entries);
-        entries.insert(key, entry);
+        entries.insert(key, Listed::new(entry));
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<String, PresenceEntry>> {
+    fn entries(&self) -> std::sync::MutexGuard<'_, HashMap<String, Listed>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,12 +209,12 @@ fn is_tracked(caller: &Caller) -> bool {
     &*caller.client.mode != "cli"
 }
 
-fn make_room(entries: &mut HashMap<String, PresenceEntry>) {
+fn make_room(entries: &mut HashMap<String, Listed>) {
     if entries.len() < CAPACITY {
         return;
     }
     if let Some(oldest) =
-        entries.iter().min_by_key(|(_, entry)| entry.ts).map(|(key, _)| key.clone())
+        entries.iter().min_by_key(|(_, listed)| listed.entry.ts).map(|(key, _)| key.clone())
     {
         entries.remove(&oldest);
     }
@@ -196,7 +222,8 @@ fn make_room(entries: &mut HashMap<String, PresenceEntry>) {
 
 fn strings(value: &Value) -> Option<Vec<String>> {
     let items = value.as_array()?;
-    Some(items.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+    let texts = items.iter().filter_map(Value::as_str).take(limits::PRESENCE_LABELS);
+    Some(texts.map(|text| limits::cut(text, limits::WORD_CHARS).to_owned()).collect())
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -214,11 +241,11 @@ fn parse_node_text(text: &str) -> NodeText {
     let mut found = NodeText::default();
     let Some(rest) = text.trim().strip_prefix("Node:") else { return found };
     for (index, part) in rest.split('·').map(str::trim).enumerate() {
-        let after = |word: &str| part.strip_prefix(word).map(|text| text.trim().to_owned());
+        let after = |name: &str| part.strip_prefix(name).and_then(word);
         if index == 0 {
             let (host, ip) = part.split_once('(').unwrap_or((part, ""));
-            found.host = Some(host.trim().to_owned()).filter(|host| !host.is_empty());
-            found.ip = Some(ip.trim_end_matches(')').trim().to_owned()).filter(|ip| !ip.is_empty());
+            found.host = word(host);
+            found.ip = word(ip.trim_end_matches(')'));
         } else if let Some(version) = after("app ") {
             found.version = Some(version);
         } else if let Some(mode) = after("mode ") {
@@ -228,6 +255,11 @@ fn parse_node_text(text: &str) -> NodeText {
         }
     }
     found
+}
+
+fn word(text: &str) -> Option<String> {
+    let text = limits::cut(text.trim(), limits::WORD_CHARS);
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 fn own_entry() -> PresenceEntry {
@@ -311,6 +343,42 @@ mod tests {
         let list = presence.list();
         assert_eq!(list.len(), CAPACITY);
         assert_eq!(list[0].mode.as_deref(), Some("gateway"));
+    }
+
+    #[test]
+    fn the_list_is_bounded_in_bytes_whatever_hosts_say_of_themselves() {
+        let presence = Presence::new(Arc::default());
+        // The character that takes the most room on the wire.
+        let long = "\u{1}".repeat(60_000);
+        let labels = json!(vec![long.clone(); 5_000]);
+        let mut event = SystemEvent::default();
+        for value in [&mut event.host, &mut event.ip, &mut event.mode, &mut event.version] {
+            *value = long.clone().into();
+        }
+        (event.tags, event.roles, event.scopes) = (labels.clone(), labels.clone(), labels);
+        for index in 0..CAPACITY {
+            event.device_id = format!("{index}{long}").into();
+            presence.report(&event, &format!("Node: {long} ({long}) · app {long}"));
+        }
+
+        let list = presence.list();
+        let bytes = serde_json::to_string(&list).unwrap().len();
+        assert!(list.len() > 1, "the newest are listed");
+        assert!(bytes <= limits::PRESENCE_BYTES + 1024, "{bytes} bytes");
+        let kept: usize = presence.entries().values().map(|listed| listed.bytes).sum();
+        assert!(kept <= CAPACITY * 100 * 1024, "{kept} bytes are kept");
+    }
+
+    #[test]
+    fn a_device_that_comes_with_ever_new_scopes_does_not_grow() {
+        let presence = Presence::new(Arc::default());
+        for index in 0..100 {
+            let names = (0..limits::SCOPES).map(|scope| format!("{index}.{scope}")).collect();
+            let scopes = Scopes(names);
+            presence.connected(&Caller { scopes, device_id: Some("d".into()), ..client() });
+        }
+        let scopes = presence.list()[1].scopes.clone().unwrap();
+        assert_eq!(scopes.0.len(), limits::PRESENCE_LABELS);
     }
 
     #[tokio::test(start_paused = true)]

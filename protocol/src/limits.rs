@@ -71,11 +71,11 @@ pub const PRESENCE_BYTES: usize = 256 * 1024;
 
 /// Open requests of devices and of nodes for pairing, in all. A person looks
 /// through the list; the oldest make room.
-pub const PENDING: usize = 64;
+pub const PENDING: u32 = 64;
 
 /// Those of them from one address, so that one source does not push out
 /// everybody else.
-pub const PENDING_PER_ADDRESS: usize = 8;
+pub const PENDING_PER_ADDRESS: u32 = 8;
 
 /// Frames above it are read on a thread for blocking work, in bytes. Reading a
 /// smaller one takes well under a millisecond.
@@ -88,6 +88,14 @@ pub const CONFIG_BYTES: usize = 1024 * 1024;
 /// Most values of such a text: comparing and writing takes time for each of
 /// them.
 pub const CONFIG_VALUES: usize = 20_000;
+
+/// Issues of a configuration that an answer lists.
+pub const CONFIG_ISSUES: usize = 64;
+
+/// Bytes that changes of a configuration may have read again, each the whole
+/// text: some 400 changes of the largest texts in use, eight of the largest
+/// allowed.
+pub const CONFIG_EDIT_BYTES: usize = 8 * 1024 * 1024;
 
 /// How complex a JSON text may be. Built values take up to thirty times the
 /// room of their text.
@@ -102,6 +110,11 @@ pub struct Json {
 /// What `connect` may hold: the lists of a node that declares all it may have
 /// some 700 values.
 pub const JSON_BEFORE_LOGIN: Json = Json { depth: 64, values: 2048 };
+
+/// What a node's result may hold that comes as text within a text, where the
+/// measure of its frame does not see it. One that holds more is handed on as
+/// text.
+pub const JSON_OF_A_RESULT: Json = Json { depth: DEPTH, values: MEDIA_VALUES };
 
 /// What a client may send at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -32,6 +32,53 @@ async fn reply(node: &mut Client, asked: &Value, fields: Value) -> Result<Value,
 }
 
 #[tokio::test]
+async fn a_result_as_json_text_is_a_text_or_nothing() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let call = operator.send("node.invoke", invoke(&device, "system.which")).await;
+    let request = asked(&mut node).await;
+    for wrong in [json!(7), json!({ "a": 1 }), json!([1]), json!(true)] {
+        let error = reply(&mut node, &request, json!({ "payloadJSON": wrong })).await.unwrap_err();
+        assert_eq!(error["code"], "INVALID_REQUEST", "{error}");
+        let said = error["message"].as_str().unwrap();
+        assert!(said.contains("at /payloadJSON: must be string"), "{said}");
+        let event = json!({ "event": "x", "payloadJSON": wrong });
+        let error = node.call("node.event", event).await.unwrap_err();
+        assert_eq!(error["code"], "INVALID_REQUEST", "{error}");
+    }
+    // What was refused did not end the call.
+    reply(&mut node, &request, json!({ "payloadJSON": "7" })).await.unwrap();
+    assert_eq!(operator.answer(&call).await.unwrap()["payload"], 7);
+}
+
+#[tokio::test]
+async fn a_name_given_to_a_node_has_a_limit() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let _node = connect(&daemon, &device).await;
+    for (method, params) in [
+        ("node.rename", json!({ "nodeId": device.id(), "displayName": "n".repeat(129) })),
+        ("node.pair.request", json!({ "nodeId": "a", "displayName": "n".repeat(129) })),
+        ("node.pair.request", json!({ "nodeId": "n".repeat(129) })),
+        ("node.pair.request", json!({ "nodeId": "a", "caps": ["n".repeat(129)] })),
+    ] {
+        let error = operator.call(method, params).await.unwrap_err();
+        let said = error["message"].as_str().unwrap();
+        assert!(said.contains("must NOT have more than 128 characters"), "{method}: {said}");
+    }
+    for node in 0..100 {
+        operator.call("node.pair.request", json!({ "nodeId": format!("n{node}") })).await.unwrap();
+    }
+    let pending = operator.call("node.pair.list", json!({})).await.unwrap()["pending"].clone();
+    let pending = pending.as_array().unwrap();
+    assert_eq!(pending.len(), 64);
+    assert!(pending.iter().any(|it| it["nodeId"] == "n99"), "{pending:?}");
+}
+
+#[tokio::test]
 async fn a_command_goes_to_the_node_and_its_answer_back() {
     let daemon = Daemon::start().await;
     let mut operator = daemon.operator().await;

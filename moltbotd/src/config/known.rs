@@ -155,6 +155,8 @@ const ALIKE: f64 = 0.8;
 
 /// Returns a warning for each key that is really unknown.
 pub(super) fn warnings(unknown: &[Path], further: &[String]) -> Vec<Issue> {
+    let accepted = accepted();
+    let is_accepted = |path: &Path| accepted.iter().any(|pattern| is_below(path, pattern));
     let unknown: Vec<_> = unknown.iter().filter(|path| !is_accepted(path)).collect();
     if unknown.is_empty() {
         return Vec::new();
@@ -229,12 +231,12 @@ fn pattern(steps: &[Step]) -> String {
     steps.iter().map(part).collect::<Vec<_>>().join(".")
 }
 
-fn is_accepted(path: &Path) -> bool {
+fn accepted() -> Vec<String> {
     let telegram = TELEGRAM.iter().flat_map(|key| {
         [format!("channels.telegram.{key}"), format!("channels.telegram.accounts.*.{key}")]
     });
     let accepted = ACCEPTED.iter().chain(WITHOUT_EFFECT).map(|accepted| (*accepted).to_owned());
-    accepted.chain(telegram).any(|accepted| is_below(path, &accepted))
+    accepted.chain(telegram).collect()
 }
 
 /// Returns whether a path is that of a pattern or below it.

@@ -5,9 +5,15 @@
 //! different: everything it left as it was shown stays as it is written, with
 //! its references, includes, comments and order.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    ops::Range,
+};
 
-use moltbot_protocol::methods::config::{ConfigChange, ConfigPlanned};
+use moltbot_protocol::{
+    limits,
+    methods::config::{ConfigChange, ConfigPlanned},
+};
 use moltbot_settings::{
     Path,
     book::{Book, BookError, Draft, hash},
@@ -69,10 +75,13 @@ impl Live {
         let before = self.source().load_over(Overlay::new());
         if is_from_a_form(raw, draft.text(), &before) {
             let wanted = restored(&sent, &Seen::whole(&before))?;
-            draft.apply(&edit::difference(&before.written, &wanted))?;
+            let changes = edit::difference(&before.written, &wanted);
+            check_effort(draft.text().unwrap_or_default(), &changes)?;
+            draft.apply(&changes)?;
         } else {
             let wanted = restored(&sent, &Seen::text(&before))?;
             let changes = edit::difference(&sent, &wanted);
+            check_effort(raw, &changes)?;
             let text = edit::apply(raw, &changes)
                 .map_err(|error| WriteError::Refused(error.to_string()))?;
             let text = as_it_stood(text, draft.text().unwrap_or_default(), &changes);
@@ -89,20 +98,24 @@ impl Live {
         base_hash: Option<&str>,
         by: &str,
     ) -> Result<Written, WriteError> {
+        // Before the lock: it is not held for what is refused anyway.
+        let sent = object(raw, "config.patch raw must be an object");
         let mut draft = Book::of(&self.source().file).change()?;
         check_hash(draft.text(), base_hash)?;
         let before = self.source().load_over(Overlay::new());
         if !before.is_valid() {
             return Err(WriteError::Refused("invalid config; fix before patching".into()));
         }
-        let sent = object(raw, "config.patch raw must be an object")?;
+        let sent = sent?;
         let patch = restored(&sent, &Seen::whole(&before))?;
         let mut wanted = before.written.clone();
         for change in edit::merge_patch(&before.written, &patch) {
             edit::change_value(&mut wanted, &change)
                 .map_err(|error| WriteError::Refused(error.to_string()))?;
         }
-        draft.apply(&edit::difference(&before.written, &wanted))?;
+        let changes = edit::difference(&before.written, &wanted);
+        check_effort(draft.text().unwrap_or_default(), &changes)?;
+        draft.apply(&changes)?;
         self.install(draft, &before, by)
     }
 
@@ -153,13 +166,16 @@ fn as_it_stood(text: String, old: &str, changes: &[Change]) -> String {
     let (Some(spots), Some(stood)) = (locate::spots(&text), locate::spots(old)) else {
         return text;
     };
+    let changed: HashSet<_> = changes.iter().map(|change| change.path().to_string()).collect();
+    // Of a key given twice the last counts.
+    let stood: HashMap<_, _> =
+        stood.iter().map(|spot| (spot.path.to_string(), &spot.bytes)).collect();
     let mut form = text.clone();
     // From the end, so that earlier positions stay right.
-    for spot in spots.iter().rev().filter(|spot| changes.iter().any(|it| *it.path() == spot.path)) {
-        let Some(before) = stood.iter().rev().find(|other| other.path == spot.path) else {
-            continue;
-        };
-        let (new, old) = (&text[spot.bytes.clone()], &old[before.bytes.clone()]);
+    for spot in spots.iter().rev() {
+        let path = spot.path.to_string();
+        let Some(before) = stood.get(&path).filter(|_| changed.contains(&path)) else { continue };
+        let (new, old) = (&text[spot.bytes.clone()], &old[Range::clone(before)]);
         if edit::parse(new).is_ok_and(|new| edit::parse(old) == Ok(new)) {
             form.replace_range(spot.bytes.clone(), old);
         }
@@ -167,9 +183,60 @@ fn as_it_stood(text: String, old: &str, changes: &[Change]) -> String {
     form
 }
 
+/// Each change of a text is an edit of its own, which reads the text again.
+fn check_effort(text: &str, changes: &[Change]) -> Result<(), WriteError> {
+    let most = limits::CONFIG_EDIT_BYTES / text.len().max(1);
+    if changes.len() <= most {
+        return Ok(());
+    }
+    Err(WriteError::Refused(format!(
+        "{} changes of a configuration of {} bytes are too many at once; send at most {most}, or \
+         change the file itself: moltbotctl config edit",
+        changes.len(),
+        text.len()
+    )))
+}
+
+/// Refuses what would take long to compare and to write.
+fn check_size(raw: &str) -> Result<(), WriteError> {
+    let most = limits::CONFIG_BYTES;
+    if raw.len() <= most {
+        return Ok(());
+    }
+    let length = raw.len();
+    Err(WriteError::Refused(format!(
+        "the configuration has {length} bytes; it must NOT have more than {most}"
+    )))
+}
+
+fn check_values(value: &Value) -> Result<(), WriteError> {
+    let most = limits::CONFIG_VALUES;
+    let mut left = vec![value];
+    let mut count = 0_usize;
+    while let Some(value) = left.pop() {
+        count += 1;
+        match value {
+            Value::Array(items) => left.extend(items),
+            Value::Object(members) => left.extend(members.values()),
+            _ => {}
+        }
+    }
+    if count <= most {
+        return Ok(());
+    }
+    Err(WriteError::Refused(format!(
+        "the configuration has {count} values; it must NOT have more than {most}"
+    )))
+}
+
 fn object(raw: &str, otherwise: &str) -> Result<Value, WriteError> {
     let refused = |text: String| Err(WriteError::Refused(text));
-    match edit::parse(raw) {
+    check_size(raw)?;
+    let parsed = edit::parse(raw);
+    if let Ok(value) = &parsed {
+        check_values(value)?;
+    }
+    match parsed {
         Ok(value) if value.is_object() => Ok(value),
         Ok(_) => refused(otherwise.into()),
         // The form in which clients of the reference know it.
@@ -194,7 +261,8 @@ fn check_hash(text: Option<&str>, base: Option<&str>) -> Result<(), WriteError> 
 /// An unknown key in a file is only odd. One that a program adds is its
 /// mistake, and it hears of it as from the reference.
 fn new_unknown_keys(before: &Loaded, after: &Loaded) -> Vec<Issue> {
-    let is_old = |issue: &Issue| before.warnings.iter().any(|old| old.path == issue.path);
+    let old: HashSet<_> = before.warnings.iter().map(|issue| &issue.path).collect();
+    let is_old = |issue: &Issue| old.contains(&issue.path);
     let new = after.warnings.iter().filter(|issue| !is_old(issue));
     new.filter_map(|issue| {
         let rest = issue.message.strip_prefix(known::UNKNOWN)?;
@@ -327,34 +395,74 @@ fn restore(sent: &Value, views: Views<'_>, at: &Path, unknown: &mut Vec<Issue>) 
 /// the list is as long as it was.
 fn partners(sent: &[Value], shown: Option<&Value>) -> Vec<Option<usize>> {
     let Some(shown) = shown.and_then(Value::as_array) else { return vec![None; sent.len()] };
-    let mut free: BTreeSet<usize> = (0..shown.len()).collect();
-    let mut partners = vec![None; sent.len()];
-    let same = |index: usize, item: &Value, other: usize| index == other && shown[other] == *item;
-    let equal = |_: usize, item: &Value, other: usize| shown[other] == *item;
-    let named = |_: usize, item: &Value, other: usize| is_namesake(item, &shown[other]);
+    let mut partners = Partners { found: vec![None; sent.len()], is_free: vec![true; shown.len()] };
+    partners
+        .pair(|index| shown.get(index).is_some_and(|other| *other == sent[index]).then_some(index));
+
+    let mut equal = Positions::of(shown, Value::to_string);
+    partners.pair_by(|index, is_free| equal.next(&sent[index].to_string(), is_free));
+
+    let text = |item: &Value| name(item).map_or_else(String::new, Value::to_string);
+    let mut named = Positions::of(shown, text);
+    partners.pair_by(|index, is_free| {
+        name(&sent[index]).and_then(|name| named.next(&name.to_string(), is_free))
+    });
+
     let long = sent.len() == shown.len();
-    let placed = |index: usize, item: &Value, other: usize| {
-        long && index == other && name(item).is_none() && name(&shown[other]).is_none()
-    };
-    let rules: [Rule<'_>; 4] = [&same, &equal, &named, &placed];
-    for fits in rules {
-        for (index, item) in sent.iter().enumerate() {
-            if partners[index].is_none()
-                && let Some(found) = free.iter().copied().find(|other| fits(index, item, *other))
+    partners.pair(|index| {
+        (long && name(&sent[index]).is_none() && name(&shown[index]).is_none()).then_some(index)
+    });
+    partners.found
+}
+
+/// Which item each item was made from, and which were not used yet. Each rule
+/// is asked once for each item, so that long lists take no longer than they
+/// are.
+struct Partners {
+    found: Vec<Option<usize>>,
+    is_free: Vec<bool>,
+}
+
+impl Partners {
+    fn pair(&mut self, rule: impl Fn(usize) -> Option<usize>) {
+        self.pair_by(|index, is_free| rule(index).filter(|&other| is_free[other]));
+    }
+
+    fn pair_by(&mut self, mut rule: impl FnMut(usize, &[bool]) -> Option<usize>) {
+        for index in 0..self.found.len() {
+            if self.found[index].is_none()
+                && let Some(other) = rule(index, &self.is_free)
             {
-                free.remove(&found);
-                partners[index] = Some(found);
+                self.is_free[other] = false;
+                self.found[index] = Some(other);
             }
         }
     }
-    partners
 }
 
-/// Tells whether a sent item was made from the shown one with that index.
-type Rule<'a> = &'a dyn Fn(usize, &Value, usize) -> bool;
+/// Where in a list the items with a key are, in their order.
+struct Positions(HashMap<String, VecDeque<usize>>);
 
-fn is_namesake(one: &Value, other: &Value) -> bool {
-    name(one).is_some_and(|found| name(other) == Some(found))
+impl Positions {
+    fn of(items: &[Value], key: impl Fn(&Value) -> String) -> Self {
+        let mut positions = HashMap::<_, VecDeque<_>>::new();
+        for (index, item) in items.iter().enumerate() {
+            positions.entry(key(item)).or_default().push_back(index);
+        }
+        Self(positions)
+    }
+
+    /// Returns the first that is free; those before it are not looked at again.
+    fn next(&mut self, key: &str, is_free: &[bool]) -> Option<usize> {
+        let found = self.0.get_mut(key)?;
+        while let Some(&first) = found.front() {
+            if is_free[first] {
+                return Some(first);
+            }
+            found.pop_front();
+        }
+        None
+    }
 }
 
 fn name(item: &Value) -> Option<&Value> {
@@ -484,6 +592,59 @@ mod tests {
         assert_eq!(why, "invalid config; fix before patching");
         live.replace("{ /* fixed */ }", base.as_deref(), "test").unwrap();
         assert_eq!(text(&live), "{ /* fixed */ }");
+    }
+
+    #[test]
+    fn items_of_a_list_are_found_by_place_by_value_and_by_name() {
+        let list = |value: Value| value.as_array().unwrap().clone();
+        let shown = json!(["a", "b", "b", { "id": "x", "n": 1 }, { "id": "y" }, { "id": "y" }]);
+        let sent =
+            list(json!(["b", { "id": "y" }, "b", "c", { "id": "x", "n": 2 }, { "id": "y" }]));
+        let found = partners(&sent, Some(&shown));
+        assert_eq!(found, [Some(1), Some(4), Some(2), None, Some(3), Some(5)]);
+        let same_length = list(json!(["z", "a", "y"]));
+        let by_place = partners(&same_length, Some(&json!(["b", "c", "d"])));
+        assert_eq!(by_place, [Some(0), Some(1), Some(2)]);
+        assert_eq!(partners(&same_length, None), [None, None, None]);
+    }
+
+    /// Comparing each item with each would take hours.
+    #[test]
+    fn long_lists_take_no_longer_than_they_are() {
+        let shown: Value = (0..200_000).map(|index| json!(format!("old {index}"))).collect();
+        let sent: Vec<_> = (0..200_001).map(|index| json!(format!("new {index}"))).collect();
+        assert_eq!(partners(&sent, Some(&shown)).iter().flatten().count(), 0);
+    }
+
+    #[test]
+    fn what_is_too_much_is_refused_with_its_size() {
+        let (_dir, live) = live(TEXT);
+        let base = base(&live);
+        let keys = |count: usize| {
+            let keys = (0..count).map(|index| (format!("k{index}"), json!(1)));
+            json!({ "ui": keys.collect::<Map<_, _>>() }).to_string()
+        };
+        let set = |raw: &str| refused(live.replace(raw, base.as_deref(), "test"));
+        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test"));
+        let wanted = "values; it must NOT have more than 20000";
+        assert!(set(&keys(50_000)).contains(wanted));
+        assert!(patch(&keys(50_000)).contains(wanted));
+        assert!(set(&keys(300_000)).contains("bytes; it must NOT have more than 1048576"));
+        assert!(patch(&keys(300_000)).contains("bytes; it must NOT have more than 1048576"));
+        assert_eq!(text(&live), TEXT);
+    }
+
+    #[test]
+    fn the_largest_configuration_is_written_and_many_changes_of_it_are_not() {
+        let (_dir, live) = live("{}");
+        let keys = |value: i64| {
+            let keys = (0..19_000).map(|index| (format!("k{index}"), json!(value)));
+            json!({ "ui": keys.collect::<Map<_, _>>() }).to_string()
+        };
+        live.replace(&keys(1), base(&live).as_deref(), "test").unwrap();
+        let why = refused(live.patch(&keys(2), base(&live).as_deref(), "test"));
+        assert!(why.contains("19000 changes of a configuration of"), "{why}");
+        assert_eq!(text(&live), keys(1));
     }
 
     #[test]

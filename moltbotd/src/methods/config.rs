@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use moltbot_protocol::{
-    ErrorCode,
+    ErrorCode, limits,
     methods::{
         config::{
             ConfigApplied, ConfigApply, ConfigDescription, ConfigGet, ConfigPatch, ConfigPlan,
@@ -141,7 +141,8 @@ impl From<WriteError> for Error {
         match error {
             WriteError::Refused(text) => Self::Invalid(text),
             WriteError::Invalid(issues) => {
-                let issues: Vec<_> = issues.iter().map(config::shown).collect();
+                let issues: Vec<_> =
+                    issues.iter().take(limits::CONFIG_ISSUES).map(config::shown).collect();
                 Self::Refused {
                     code: ErrorCode::InvalidRequest,
                     message: "invalid config".into(),

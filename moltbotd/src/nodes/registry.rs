@@ -7,12 +7,15 @@ use std::{
     sync::Arc,
 };
 
-use moltbot_protocol::methods::node::{NodeError, NodeInvokeResult};
-use serde_json::Value;
+use moltbot_protocol::{
+    limits,
+    methods::node::{NodeError, NodeInvokeResult},
+};
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::policy::Platform;
-use crate::{auth::Caller, bus::Outbox};
+use crate::{auth::Caller, bus::Outbox, rpc};
 
 /// Calls that may wait for one node; further ones are refused.
 pub(super) const MAX_WAITING: usize = 256;
@@ -182,13 +185,17 @@ fn outcome(result: NodeInvokeResult) -> Outcome {
     if !result.ok {
         return Outcome::Failed(result.error);
     }
-    Outcome::Answered(match result.payload_json {
-        Some(Value::String(text)) if !text.is_empty() => {
-            let parsed = serde_json::from_str(&text);
-            let payload = parsed.unwrap_or_else(|_| serde_json::json!({ "payloadJSON": text }));
+    Outcome::Answered(match result.payload_json.filter(|text| !text.is_empty()) {
+        Some(text) => {
+            let payload = parsed(&text).unwrap_or_else(|| json!({ "payloadJSON": text }));
             Answer { payload: Some(payload), payload_json: Some(text) }
         }
-        Some(Value::String(_)) | None => Answer { payload: result.payload, payload_json: None },
-        Some(payload) => Answer { payload: Some(payload), payload_json: None },
+        None => Answer { payload: result.payload, payload_json: None },
     })
+}
+
+/// Reads a result that came as text, unless it would become too much.
+fn parsed(text: &str) -> Option<Value> {
+    rpc::measure(text, limits::JSON_OF_A_RESULT).ok()?;
+    serde_json::from_str(text).ok()
 }

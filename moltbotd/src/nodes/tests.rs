@@ -129,7 +129,7 @@ async fn payloads_come_in_three_forms() {
     let (caller, outbox) = world.connect("c1", "dev").await;
     for (fields, payload, text) in [
         (json!({ "payload": { "a": 1 } }), Some(json!({ "a": 1 })), None),
-        (json!({ "payloadJSON": { "a": 1 }, "error": null }), Some(json!({ "a": 1 })), None),
+        (json!({ "payload": [1], "error": null, "payloadJSON": "" }), Some(json!([1])), None),
         (json!({ "payloadJSON": null }), None, None),
         (json!({ "payloadJSON": "{" }), Some(json!({ "payloadJSON": "{" })), Some("{")),
     ] {

@@ -1,7 +1,7 @@
 //! Tables `device`, `device_token` and `device_request`.
 
 use moltbot_protocol::{
-    Scopes,
+    Scopes, limits,
     methods::device::{PairedDevice, PendingDevice, TokenSummary},
 };
 use rusqlite::{OptionalExtension as _, Row, params};
@@ -172,8 +172,9 @@ impl Db<'_> {
         Ok(bodies.iter().filter_map(|body| serde_json::from_str(body).ok()).collect())
     }
 
-    /// Stores a request, replacing an older one of the same device, and drops
-    /// requests older than `since_ms`.
+    /// Stores a request, replacing an older one of the same device. Drops
+    /// requests older than `since_ms`, and the oldest of those that are too
+    /// many, from one address or in all.
     pub fn put_device_request(
         &self,
         request: &PendingDevice,
@@ -195,6 +196,23 @@ impl Db<'_> {
                 json(request),
                 request.ts.cast_signed()
             ])?;
+        // One after the other: who is one too many of an address pushes out
+        // nobody else.
+        self.0
+            .prepare_cached(
+                "DELETE FROM device_request WHERE rowid IN
+                     (SELECT rowid FROM device_request
+                      WHERE json_extract(body, '$.remoteIp') IS ?1
+                      ORDER BY requested_at_ms DESC, rowid DESC LIMIT -1 OFFSET ?2)",
+            )?
+            .execute(params![request.remote_ip, limits::PENDING_PER_ADDRESS])?;
+        self.0
+            .prepare_cached(
+                "DELETE FROM device_request WHERE rowid IN
+                     (SELECT rowid FROM device_request
+                      ORDER BY requested_at_ms DESC, rowid DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([limits::PENDING])?;
         Ok(())
     }
 
@@ -275,4 +293,50 @@ fn token(row: &Row<'_>) -> rusqlite::Result<DeviceToken> {
 
 fn json<T: serde::Serialize>(value: &T) -> String {
     serde_json::to_string(value).expect("wire types serialize")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn request(device: usize, remote_ip: Option<&str>) -> PendingDevice {
+        let request = serde_json::json!({
+            "requestId": format!("r{device}"), "deviceId": format!("d{device}"), "publicKey": "k",
+            "remoteIp": remote_ip, "ts": 1_000 + device,
+        });
+        serde_json::from_value(request).unwrap()
+    }
+
+    #[tokio::test]
+    async fn open_requests_are_few_of_one_address_and_in_all_and_the_oldest_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("moltbot.db")).unwrap();
+        let (after_crowd, after_flood) = store
+            .write(|db| {
+                for device in 0..100 {
+                    let ip = format!("192.0.2.{device}");
+                    db.put_device_request(&request(device, Some(&ip)), 0)?;
+                }
+                let after_crowd = db.device_requests(0)?;
+                for device in 100..200 {
+                    db.put_device_request(&request(device, Some("198.51.100.1")), 0)?;
+                }
+                for device in 200..300 {
+                    db.put_device_request(&request(device, None), 0)?;
+                }
+                Ok((after_crowd, db.device_requests(0)?))
+            })
+            .await
+            .unwrap();
+        assert_eq!(after_crowd.len(), limits::PENDING as usize);
+        assert_eq!(after_crowd[0].device_id, "d99");
+        assert_eq!(after_flood.len(), limits::PENDING as usize);
+        let of = |ip: Option<&str>| {
+            after_flood.iter().filter(|it| it.remote_ip.as_deref() == ip).count()
+        };
+        assert_eq!(of(Some("198.51.100.1")), limits::PENDING_PER_ADDRESS as usize);
+        assert_eq!(of(None), limits::PENDING_PER_ADDRESS as usize);
+        assert_eq!(after_flood[0].device_id, "d299");
+    }
 }

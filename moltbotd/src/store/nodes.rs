@@ -3,7 +3,10 @@
 
 use std::collections::HashMap;
 
-use moltbot_protocol::methods::node::{NodePaired, NodePending};
+use moltbot_protocol::{
+    limits,
+    methods::node::{NodePaired, NodePending},
+};
 use rusqlite::{OptionalExtension as _, Row, params, types::Type};
 use serde::de::DeserializeOwned;
 
@@ -101,7 +104,7 @@ impl Db<'_> {
             .optional()
     }
 
-    /// Stores a request.
+    /// Stores a request, and drops the oldest of those that are too many.
     pub fn put_node_request(&self, request: &NodePending) -> rusqlite::Result<()> {
         let text = serde_json::to_string(request).expect("wire types serialize");
         let at_ms = i64::try_from(request.ts).unwrap_or(i64::MAX);
@@ -111,6 +114,13 @@ impl Db<'_> {
                  VALUES (?1, ?2, ?3, ?4)",
             )?
             .execute(params![request.request_id, request.node_id, text, at_ms])?;
+        self.0
+            .prepare_cached(
+                "DELETE FROM node_request WHERE rowid IN
+                     (SELECT rowid FROM node_request
+                      ORDER BY requested_at_ms DESC, rowid DESC LIMIT -1 OFFSET ?1)",
+            )?
+            .execute([limits::PENDING])?;
         Ok(())
     }
 

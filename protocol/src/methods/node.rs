@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::system::Done;
-use crate::{Access, Request, Scope, Text, Waits};
+use crate::{
+    Access, Request, Scope, Text, Waits,
+    limits::{CAPS, COMMANDS, NAME_CHARS, WORD_CHARS},
+};
 
 /// A device that lends its camera, screen or shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -162,8 +165,10 @@ pub struct NodeInvoked {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeRename {
     /// Which node.
+    #[schemars(length(max = WORD_CHARS))]
     pub node_id: Text,
     /// Its name.
+    #[schemars(length(max = NAME_CHARS))]
     pub display_name: Text,
 }
 
@@ -196,9 +201,9 @@ pub struct NodeInvokeResult {
     /// The result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Value>,
-    /// The result as JSON text; a value that is not text counts as `payload`.
+    /// The result as JSON text; `null` counts as absent.
     #[serde(default, rename = "payloadJSON", skip_serializing_if = "Option::is_none")]
-    pub payload_json: Option<Value>,
+    pub payload_json: Option<String>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<NodeError>,
@@ -341,36 +346,47 @@ pub struct NodePaired {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodePairRequest {
     /// Which node.
+    #[schemars(length(max = WORD_CHARS))]
     pub node_id: Text,
     /// Name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = NAME_CHARS))]
     pub display_name: Option<Text>,
     /// Its operating system.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub platform: Option<Text>,
     /// Version of its program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub version: Option<Text>,
     /// Version of its core.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub core_version: Option<Text>,
     /// Version of its user interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub ui_version: Option<Text>,
     /// Kind of device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub device_family: Option<Text>,
     /// Model of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub model_identifier: Option<Text>,
     /// What it can do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = CAPS), inner(length(max = WORD_CHARS)))]
     pub caps: Option<Vec<Text>>,
     /// Commands it offers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = COMMANDS), inner(length(max = WORD_CHARS)))]
     pub commands: Option<Vec<Text>>,
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = WORD_CHARS))]
     pub remote_ip: Option<Text>,
     /// Whether nobody should be alerted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
