@@ -197,9 +197,11 @@ pub struct Credentials {
     /// The token that this device got when it was paired. Clients since 2026.5 send it here,
     /// some of them in `token` as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SECRET_CHARS))]
     pub device_token: Option<String>,
     /// The secret of a setup code. This gateway makes none, so each is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = SECRET_CHARS))]
     pub bootstrap_token: Option<String>,
     /// The gateway's password.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -128,6 +128,7 @@ async fn a_text_of_connect_that_is_too_long_is_refused_and_named() {
         ("/commands", json!(vec!["camera.snap"; 257]), "/commands"),
         ("/permissions", numbered(129), "/permissions"),
         ("/auth/token", json!("t".repeat(4097)), "/auth/token"),
+        ("/auth/deviceToken", json!("t".repeat(4097)), "/auth/deviceToken"),
     ] {
         let connect = Connect::operator().set(pointer, value);
         let refusal = Client::connect(&daemon.url(), connect).await.unwrap_err();
