@@ -18,11 +18,12 @@
 //! discovery · restart · agent · sessions · channels · nodes · presence · health
 //! providers · tools · rpc · upkeep
 //! bus · store · config · auth · tailscale
-//! logging · paths · lock · shutdown · inherited · supervisor · clock · environment · private · listening · tls · metrics · watch
+//! logging · paths · lock · shutdown · inherited · supervisor · clock · asker · environment · private · listening · tls · metrics · watch
 //! protocol (crate)
 //! ```
 
 pub mod agent;
+pub mod asker;
 pub mod auth;
 pub mod boot;
 pub mod bus;

@@ -106,6 +106,9 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     for warning in &loaded.warnings {
         let _ = writeln!(io::stderr(), "moltbotd: {warning}");
     }
+    for (key, what) in config::restrictions(&loaded.config) {
+        let _ = writeln!(io::stdout(), "{key}: {what}");
+    }
     if loaded.is_valid() {
         return Ok(());
     }

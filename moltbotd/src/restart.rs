@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::{Agent, RunRequest},
+    asker::{Asker, AskerKind},
     clock, config,
     sessions::{
         Sessions, key, last_route,
@@ -303,6 +304,7 @@ impl Restart {
             session_key: session_key.clone(),
             text: text.clone(),
             deliver: last_route(&entry),
+            asker: Asker::new(AskerKind::Schedule, "gateway restart"),
             ..RunRequest::default()
         };
         if let Err(error) = self.parts.agent.start(request).await {

@@ -294,3 +294,47 @@ async fn a_running_gateway_and_a_folder_of_something_else_are_refused() {
     let refused = case.output().await;
     assert_eq!(refused.status.code(), Some(75));
 }
+
+#[tokio::test]
+async fn a_gateway_that_was_locked_down_is_locked_down_here_and_each_restriction_is_named() {
+    let mut case = Case::new().await;
+    let locked = json!({
+        "gateway": { "auth": { "token": TOKEN } },
+        "tools": { "deny": ["nodes", "gateway"] },
+        "commands": { "restart": false, "ownerAllowFrom": ["telegram:7"] },
+        "agents": { "list": [{ "id": "main", "tools": { "profile": "minimal" } }] },
+        "channels": { "telegram": {
+            "enabled": false, "groups": { "-5": { "tools": { "deny": ["exec"] } } },
+        } },
+    });
+    case.write("moltbot.json", locked.to_string());
+    let (code, report) = case.run().await;
+    assert_eq!(code, Some(0), "{report:#}");
+    for (key, comes_to) in [
+        ("tools.deny", "takes away the tools gateway, nodes"),
+        ("commands.restart", "keeps the tool gateway from restarting the gateway"),
+        ("commands.ownerAllowFrom", "tools act for telegram:7"),
+        ("agents.list[0].tools.profile", "takes away the tools gateway, nodes"),
+        ("channels.telegram.groups.-5.tools.deny", "keeps the tool nodes from programs"),
+    ] {
+        assert_eq!(outcome(&report, "restriction", key), "taken", "{key}");
+        let items = report["items"].as_array().unwrap();
+        let item = items.iter().find(|item| item["name"] == key).unwrap();
+        assert!(item["why"].as_str().unwrap().starts_with(comes_to), "{item}");
+    }
+
+    let checked = case.ctl.run(&["config", "check"]).await;
+    let text = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(text.contains("tools.deny: takes away the tools gateway, nodes"), "{text}");
+
+    case.daemon.start_again().await;
+    let mut owner = case.daemon.operator().await;
+    for tool in ["nodes", "gateway"] {
+        let message = format!("/tool {tool} {{}}");
+        let params = json!({ "sessionKey": "main", "message": message, "idempotencyKey": tool });
+        owner.call("chat.send", params).await.unwrap();
+        let is_end = |chat: &Value| chat["state"] == "final" && chat["runId"] == tool;
+        let answer = owner.event_where("chat", is_end).await.to_string();
+        assert!(answer.contains(&format!("{tool} is not available here: ")), "{answer}");
+    }
+}

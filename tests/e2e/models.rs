@@ -38,7 +38,7 @@ async fn failure(models: &Models) -> ProviderError {
 }
 
 fn user(text: &str) -> Turn {
-    Turn::User { text: text.into(), attachments: Vec::new() }
+    Turn::User { text: text.into(), own_words: text.into(), attachments: Vec::new() }
 }
 
 fn hello() -> Prompt {
@@ -273,7 +273,7 @@ async fn pictures_are_shown_and_other_files_named() {
         media("text/plain", "b.txt", b"some words"),
         media("application/zip", "c.zip", b"zip"),
     ];
-    let turns = vec![Turn::User { text: "look".into(), attachments }];
+    let turns = vec![Turn::User { text: "look".into(), own_words: String::new(), attachments }];
     let prompt = Prompt { turns, ..Prompt::default() };
     answer(&scripted(&server, "openai-completions"), prompt).await;
     let content = only(&server).body["messages"][0]["content"].clone();

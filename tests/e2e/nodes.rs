@@ -524,12 +524,12 @@ async fn what_is_said_to_a_node_reaches_the_agent() {
     let mut operator = daemon.operator().await;
     let device = Device::new();
     let mut node = connect(&daemon, &device).await;
-    let heard = json!({ "text": " good morning ", "sessionKey": "attic" });
+    let heard = json!({ "text": " good morning ", "sessionKey": "main" });
     let event = json!({ "event": "voice.transcript", "payload": heard });
     node.call("node.event", event).await.unwrap();
     let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
     assert!(chat["payload"]["runId"].as_str().unwrap().starts_with("voice-"));
-    assert_eq!(chat["payload"]["sessionKey"], "attic");
+    assert_eq!(chat["payload"]["sessionKey"], "main");
     assert!(chat["payload"]["message"].to_string().contains("echo: good morning"));
 
     let asked = json!({ "message": "and again", "deliver": true, "channel": "nowhere" });
@@ -566,4 +566,95 @@ async fn a_tool_call_of_the_model_comes_back_with_the_output_of_the_node() {
     let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
     let text = chat["payload"]["message"]["content"][0]["text"].as_str().unwrap();
     assert_eq!(text, "Linux attic\nexit code 0");
+}
+
+/// Says something as an operator and returns what is answered.
+async fn said(operator: &mut Client, key: &str, text: &str) -> String {
+    let params = json!({ "sessionKey": "main", "message": text, "idempotencyKey": key });
+    operator.call("chat.send", params).await.unwrap();
+    let is_end = |chat: &Value| chat["state"] == "final" && chat["runId"] == key;
+    operator.event_where("chat", is_end).await["payload"]["message"].to_string()
+}
+
+#[tokio::test]
+async fn the_rules_of_a_node_are_reached_by_their_own_method_and_by_no_other() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let offered = ["system.run", "system.execApprovals.get", "system.execApprovals.set"];
+    let mut node = listed(&daemon, Connect::node(&device, &offered)).await;
+
+    for command in
+        [offered[1], offered[2], " system.execApprovals.set ", "SYSTEM.execapprovals.set"]
+    {
+        let error = operator.call("node.invoke", invoke(&device, command)).await.unwrap_err();
+        assert_eq!(error["code"], "INVALID_REQUEST", "{command}");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.starts_with("node.invoke does not allow system.execApprovals.*"),
+            "{message}"
+        );
+    }
+    let by_command = format!("/node {} system.execApprovals.get", device.id());
+    let answer = said(&mut operator, "r1", &by_command).await;
+    assert!(answer.contains("use exec.approvals.node.*"), "{answer}");
+    let by_tool = json!({ "action": "invoke", "command": "system.execApprovals.get" });
+    let answer = said(&mut operator, "r2", &format!("/tool nodes {by_tool}")).await;
+    assert!(answer.contains("use exec.approvals.node.*"), "{answer}");
+
+    let file = json!({ "version": 1, "defaults": { "security": "deny" } });
+    let change = json!({ "nodeId": device.id(), "file": file, "baseHash": "before" });
+    let mut guest = daemon.connect(Connect::operator().scopes(&["operator.write"])).await;
+    let error = guest.call("exec.approvals.node.set", change.clone()).await.unwrap_err();
+    assert!(error["message"].as_str().unwrap().contains("operator.admin"), "{error}");
+
+    let call = operator.send("exec.approvals.node.set", change).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["command"], "system.execApprovals.set", "it is the first that gets there");
+    let params: Value = serde_json::from_str(request["paramsJSON"].as_str().unwrap()).unwrap();
+    assert_eq!(params, json!({ "file": file, "baseHash": "before" }));
+    let rules = json!({ "path": "/x", "exists": true, "hash": "after", "file": file });
+    reply(&mut node, &request, json!({ "payloadJSON": rules.to_string() })).await.unwrap();
+    assert_eq!(operator.answer(&call).await.unwrap(), rules);
+    let log = daemon.log();
+    let line = log.lines().find(|line| line.contains("exec approvals of a node changed")).unwrap();
+    assert!(line.contains("before") && line.contains("after"), "{line}");
+
+    let call = operator.send("exec.approvals.node.get", json!({ "nodeId": device.id() })).await;
+    let request = asked(&mut node).await;
+    assert_eq!(request["command"], "system.execApprovals.get");
+    reply(&mut node, &request, json!({ "payloadJSON": rules.to_string() })).await.unwrap();
+    assert_eq!(operator.answer(&call).await.unwrap(), rules);
+}
+
+#[tokio::test]
+async fn a_node_speaks_in_its_own_conversation_or_the_main_one_and_has_no_tools() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let device = Device::new();
+    let mut node = connect(&daemon, &device).await;
+    let own = format!("node-{}", device.id());
+    for (wanted, used) in [
+        ("agent:main:telegram:group:-5", own.as_str()),
+        ("attic", own.as_str()),
+        ("agent:other:main", own.as_str()),
+        (&format!("node-{}", "a".repeat(64)), own.as_str()),
+        ("node-porch", "node-porch"),
+        ("agent:main:main", "agent:main:main"),
+        ("main", "main"),
+    ] {
+        for event in ["agent.request", "voice.transcript"] {
+            let text = format!("/tool nodes {{\"action\":\"list\"}} for {wanted}");
+            let payload = json!({ "message": text, "text": text, "sessionKey": wanted });
+            let event = json!({ "event": event, "payloadJSON": payload.to_string() });
+            node.call("node.event", event).await.unwrap();
+            let chat = operator.event_where("chat", |chat| chat["state"] == "final").await;
+            assert_eq!(chat["payload"]["sessionKey"], used, "{wanted}");
+            let answer = chat["payload"]["message"].to_string();
+            assert!(answer.contains("what a node says cannot use tools"), "{answer}");
+        }
+    }
+    let log = daemon.log();
+    let refused = log.lines().find(|line| line.contains("tool call refused")).unwrap();
+    assert!(refused.contains(&format!("node:{}", device.id())), "{refused}");
 }

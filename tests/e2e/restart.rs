@@ -97,7 +97,11 @@ async fn an_agent_restarts_the_gateway_for_its_owner_and_is_told_when_it_is_back
     let ask = r#"/tool gateway {"action":"restart","note":"tell them it is done"}"#;
     let mut daemon = Daemon::start_with(supervised()).await;
     let mut guest = daemon.connect(Connect::operator().scopes(&["operator.write"])).await;
-    assert!(answer(&mut guest, ask).await.contains("only the gateway's owner"));
+    let refused = answer(&mut guest, ask).await;
+    assert!(
+        refused.contains("for the owner of this gateway; a client needs operator.admin"),
+        "{refused}"
+    );
     let status = answer(&mut guest, r#"/tool gateway {"action":"status"}"#).await;
     assert!(status.contains("restartPromised\\\":false"), "{status}");
 

@@ -29,4 +29,5 @@ mod systemd;
 mod tailnet;
 mod telegram;
 mod tunnel;
+mod who_asked;
 mod whole_way;

@@ -8,6 +8,7 @@ async fn with_node(telegram: &Telegram, more: Value) -> (Daemon, NodeHost) {
     let mut config = json!({
         "gateway": { "auth": { "token": TOKEN }, "pairing": { "loopback": "ask" } },
         "channels": { "telegram": telegram.section(json!({})) },
+        "commands": { "owners": ["telegram:7"] },
     });
     for (key, value) in more.as_object().unwrap() {
         config[key] = value.clone();

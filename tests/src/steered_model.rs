@@ -4,9 +4,15 @@
 //! <json>` asks for a tool call and then talks about its result, `SLOW` answers
 //! in 40 pieces 50 ms apart, `LONG` in 200, `FAIL` is an HTTP 500, `DRIP`
 //! repeats the message and goes on until [`LAST_DROP`], anything else gets a
-//! short greeting.
+//! short greeting. One that [has an idea](SteeredModel::thinks_of) calls a tool
+//! whatever it is told.
 
-use std::{convert::Infallible, net::Ipv4Addr, time::Duration};
+use std::{
+    convert::Infallible,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -23,7 +29,11 @@ pub const LAST_DROP: &str = "dry.";
 pub struct SteeredModel {
     port: u16,
     task: JoinHandle<Infallible>,
+    idea: Idea,
 }
+
+/// A call that nobody asked for: name and arguments.
+type Idea = Arc<Mutex<Option<(String, String)>>>;
 
 impl SteeredModel {
     /// Starts the server on a free port.
@@ -31,15 +41,24 @@ impl SteeredModel {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback has free ports");
         let port = listener.local_addr().expect("a bound socket has an address").port();
+        let idea = Idea::default();
+        let of_task = Arc::clone(&idea);
         let task = tokio::spawn(async move {
             loop {
                 if let Ok((stream, _)) = listener.accept().await {
+                    let idea = Arc::clone(&of_task);
                     // A client that goes away in the middle is its own business.
-                    tokio::spawn(async move { serve(stream).await.ok() });
+                    tokio::spawn(async move { serve(stream, &idea).await.ok() });
                 }
             }
         });
-        Self { port, task }
+        Self { port, task, idea }
+    }
+
+    /// From now on it calls a tool whatever it is told.
+    pub fn thinks_of(&self, tool: &str, arguments: &str) {
+        let idea = (tool.to_owned(), arguments.to_owned());
+        *self.idea.lock().unwrap_or_else(PoisonError::into_inner) = Some(idea);
     }
 
     /// Returns the base address for `models.providers.*.baseUrl`.
@@ -75,7 +94,7 @@ impl Drop for SteeredModel {
     }
 }
 
-async fn serve(stream: TcpStream) -> std::io::Result<()> {
+async fn serve(stream: TcpStream, idea: &Idea) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
     stream.read_line(&mut line).await?;
@@ -100,13 +119,21 @@ async fn serve(stream: TcpStream) -> std::io::Result<()> {
         return whole(stream, "200 OK", &models).await;
     }
     let question: Value = serde_json::from_slice(&body).unwrap_or_default();
-    answer(stream, &question).await
+    let idea = idea.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    answer(stream, &question, idea).await
 }
 
-async fn answer(stream: &mut TcpStream, question: &Value) -> std::io::Result<()> {
+async fn answer(
+    stream: &mut TcpStream,
+    question: &Value,
+    idea: Option<(String, String)>,
+) -> std::io::Result<()> {
     let messages = question["messages"].as_array().cloned().unwrap_or_default();
-    let steer =
+    let mut steer =
         messages.iter().rfind(|message| message["role"] == "user").map_or_else(String::new, text);
+    if let Some((tool, arguments)) = idea {
+        steer = format!("TOOL:{tool} {arguments}");
+    }
     if steer.contains("FAIL") {
         let error = json!({ "error": { "message": "mock failure", "type": "server_error" } });
         return whole(stream, "500 Internal Server Error", &error).await;

@@ -12,6 +12,7 @@ use super::{
     runs::Run,
 };
 use crate::{
+    asker::Asker,
     clock::now_ms,
     config::Config,
     sessions::{
@@ -33,6 +34,8 @@ pub(super) struct Begun {
     /// What the assistant said of the answer in an earlier life of the daemon,
     /// before it called tools.
     pub(super) said: Vec<String>,
+    /// Who asked, lowered by the words of others that the message carries.
+    pub(super) asker: Asker,
 }
 
 /// All that is needed to begin a run within a transaction.
@@ -80,6 +83,12 @@ impl Plan {
     pub(super) fn begin(&self, db: &Db<'_>) -> rusqlite::Result<Begun> {
         let Self { config, run_id, key, request, happened } = self;
         let text = with_events(happened, &request.text);
+        let asker = request.asker.clone().lowered(reporters(happened));
+        if asker != request.asker {
+            // A run that is continued after a crash must not get its rights back.
+            let request = RunRequest { asker: asker.clone(), ..request.clone() };
+            db.set_request(run_id, &serde_json::to_string(&request).expect("requests serialize"))?;
+        }
         let now = now_ms();
         let stored = db.session(key)?;
         let is_new = stored.is_none();
@@ -105,7 +114,7 @@ impl Plan {
         let written = message::user(&text, &images, now);
         let written = ending::transcript_message(Some(run_id), written, now);
         db.append_message(&entry.session_id, &written)?;
-        Ok(Begun { session_id: entry.session_id.clone(), entry, said: Vec::new() })
+        Ok(Begun { session_id: entry.session_id.clone(), entry, said: Vec::new(), asker })
     }
 }
 
@@ -188,12 +197,18 @@ fn with_events(events: &[SystemEvent], text: &str) -> String {
         .iter()
         .map(|event| {
             let at = Timestamp::from_millisecond(event.at_ms).unwrap_or_default();
-            format!("System: [{at:.0}] {}", event.text)
+            // Further lines are set in, so that none looks like a line of the person who asks.
+            format!("System: [{at:.0}] {}", event.text.replace('\n', "\n    "))
         })
         .collect();
     lines.push(String::new());
     lines.push(text.to_owned());
     lines.join("\n")
+}
+
+/// Returns the nodes whose words are among what happened.
+fn reporters(events: &[SystemEvent]) -> impl Iterator<Item = String> + '_ {
+    events.iter().filter_map(|event| event.node.as_ref()).map(|node| format!("node:{node}"))
 }
 
 /// Nodes name a conversation without its agent.

@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Agent, beginning, ending, request::RunRequest, runs::Run};
+use super::{
+    Agent, beginning, ending,
+    gate::{self, Asked},
+    request::RunRequest,
+    runs::Run,
+};
 use crate::{
     clock::now_ms,
     config::{Config, Session},
     providers::echo,
     sessions::{self, key, message, model},
     store::{Db, NewMessage, RunEnd, RunState, StoreError},
-    tools::ToolError,
+    tools::{Effect, Intent, ToolError, nodes},
 };
 
 const STOP_WORDS: [&str; 6] = ["stop", "esc", "abort", "wait", "exit", "interrupt"];
@@ -115,28 +120,46 @@ impl Agent {
         // conversation anew: only those words can be changed.
         let config = self.config();
         let command = parse(&request.text, &config.session).unwrap_or(Command::New);
+        let listing = Intent { effect: Effect::Reads, action: "list".to_owned(), stands_for: None };
         let text = match &command {
             Command::Node(Ok(_)) if interrupted => {
                 "⚠️ The gateway restarted while this command was under way. Its outcome is unknown."
                     .to_owned()
             }
-            Command::Node(Ok(node)) => match self.node_command(run, node).await {
-                Ok(text) => text,
-                Err(error) => return self.lost(run, &error),
-            },
+            Command::Node(Ok(node)) => {
+                let intent = nodes::invoking(&node.command);
+                match self.may_command(run, request, &intent) {
+                    Err(complaint) => complaint,
+                    Ok(()) => match self.node_command(run, node).await {
+                        Ok(text) => text,
+                        Err(error) => return self.lost(run, &error),
+                    },
+                }
+            }
             Command::Node(Err(complaint)) => complaint.clone(),
             Command::Help => match self.help(run, &config).await {
                 Ok(text) => text,
                 Err(error) => return self.lost(run, &error),
             },
             Command::New => "✨ A new conversation has begun.".to_owned(),
-            Command::Nodes => self.nodes_text().await,
+            Command::Nodes => match self.may_command(run, request, &listing) {
+                Ok(()) => self.nodes_text().await,
+                Err(complaint) => complaint,
+            },
             Command::Status => match self.status_text(run).await {
                 Ok(text) => text,
                 Err(error) => return self.lost(run, &error),
             },
         };
         self.finish_command(run, request, text, command == Command::New).await;
+    }
+
+    /// Commands about nodes are the tool `nodes` by hand: the same lists and the same people.
+    fn may_command(&self, run: &Run, request: &RunRequest, intent: &Intent) -> Result<(), String> {
+        let config = self.config();
+        let place = gate::whereabouts(&config, &run.session_key, request);
+        let asked = Asked { asker: &request.asker, run, place: &place };
+        gate::check(&config, &asked, "nodes", intent).map_err(|refusal| format!("⚠️ {refusal}"))
     }
 
     async fn finish_command(&self, run: &Run, request: &RunRequest, text: String, renew: bool) {

@@ -14,7 +14,8 @@ use super::{
     Agent,
     beginning::Begun,
     ending::{self, Outcome},
-    prompt,
+    gate::{self, Asked},
+    prompt::{self, Current},
     request::RunRequest,
     runs::Run,
     telling::{self, ToolResult},
@@ -23,10 +24,15 @@ use crate::{
     channels::Progress,
     clock::now_ms,
     config::Config,
-    providers::{Chunk, Media, ModelRef, Prompt, ProviderError, StopReason, ToolCall, Usage},
+    providers::{
+        Chunk, Media, ModelRef, Prompt, ProviderError, StopReason, ToolCall, ToolSpec, Usage,
+    },
     sessions::{key, message, model},
     store::{Db, StoreError},
-    tools::ToolContext,
+    tools::{
+        Intent, ToolContext,
+        policy::{Refusal, Rules, Whereabouts},
+    },
 };
 
 /// Rounds of tool calls in one run: enough for long work, an end to circles.
@@ -174,7 +180,7 @@ impl Conversation<'_> {
         let read =
             move |db: &Db<'_>| db.last_messages(&session_id, prompt::MESSAGES, prompt::BYTES);
         let rows = store.read(read).await?;
-        let tools = self.agent.parts.tools.specs();
+        let tools = self.offered_tools();
         let name = self.name();
         let mut system = prompt::system(&name, self.request, &tools, &Zoned::now());
         for note in &self.notes {
@@ -184,7 +190,12 @@ impl Conversation<'_> {
         let models = &self.agent.parts.models;
         let context =
             self.candidates.first().map_or(0, |model| model::context_tokens(models, model));
-        let turns = prompt::turns(&rows, &self.run.id, &self.media, context);
+        let current = Current {
+            run_id: &self.run.id,
+            media: &self.media,
+            own_words: &self.request.own_words,
+        };
+        let turns = prompt::turns(&rows, current, context);
         Ok(Prompt { system, turns, tools, thinking: self.thinking() })
     }
 
@@ -292,7 +303,7 @@ impl Conversation<'_> {
         let mut before = None;
         for call in &calls {
             self.store_step(before.take(), Some(call)).await?;
-            before = Some((call, self.call(call).await));
+            before = Some((call, self.call(model, call).await));
         }
         self.store_step(before, None).await
     }
@@ -341,13 +352,33 @@ impl Conversation<'_> {
         self.agent.parts.store.insist(write).await
     }
 
-    async fn call(&mut self, call: &ToolCall) -> Called {
+    /// Returns the tools that the model is told of: those that could do something for the asker.
+    fn offered_tools(&self) -> Vec<ToolSpec> {
+        let place = self.whereabouts(self.candidates.first());
+        let rules = Rules::of(&self.config, &place);
+        let mut tools = self.agent.parts.tools.specs();
+        tools.retain(|tool| rules.offers(&tool.name, &self.begun.asker));
+        tools
+    }
+
+    fn whereabouts(&self, model: Option<&ModelRef>) -> Whereabouts {
+        let model = model.map(ToString::to_string);
+        Whereabouts {
+            model,
+            ..gate::whereabouts(&self.config, &self.run.session_key, self.request)
+        }
+    }
+
+    async fn call(&mut self, model: &ModelRef, call: &ToolCall) -> Called {
         let ToolCall { id, name, arguments } = call;
         let bus = &self.agent.parts.bus;
         self.run.tell_call(bus, self.verbose, name, id, arguments);
         let tool = self.agent.parts.tools.find(name);
         let answer = match tool {
-            Some(tool) => tool.call(self.context(), arguments.clone()).await.map_err(|e| e.0),
+            Some(tool) => match self.check_call(model, name, &tool.intent(arguments)) {
+                Ok(()) => tool.call(self.context(), arguments.clone()).await.map_err(|e| e.0),
+                Err(refusal) => Err(refusal.to_string()),
+            },
             None => Err(format!("there is no tool named {name}")),
         };
         let hint = tool.and_then(|tool| tool.hint(arguments));
@@ -361,12 +392,20 @@ impl Conversation<'_> {
         Called { text, is_error }
     }
 
+    /// Decides about a call by the configuration of this moment.
+    fn check_call(&self, model: &ModelRef, tool: &str, intent: &Intent) -> Result<(), Refusal> {
+        let config = self.agent.config();
+        let place = self.whereabouts(Some(model));
+        let asked = Asked { asker: &self.begun.asker, run: self.run, place: &place };
+        gate::check(&config, &asked, tool, intent)
+    }
+
     fn context(&self) -> ToolContext {
         ToolContext {
             agent_id: self.agent_id.clone(),
             session_key: self.run.session_key.clone(),
             run_id: self.run.id.clone(),
-            by_owner: self.request.by_owner,
+            asker: self.begun.asker.clone(),
             cancel: self.run.cancel.child_token(),
         }
     }

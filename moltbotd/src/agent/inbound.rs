@@ -7,11 +7,13 @@ use uuid::Uuid;
 
 use super::{
     Agent, RunRequest, Source, StartError, StopCause, beginning, commands, conversing, ending,
-    request::Image,
+    prompt, request::Image,
 };
 use crate::{
+    asker::{Asker, AskerKind},
     channels::{Attachment, Inbound, InboundMessage, PeerKind},
     clock::now_ms,
+    config::Config,
     sessions::{
         key,
         policy::{self, Place},
@@ -51,9 +53,10 @@ impl Agent {
     /// as a run.
     pub async fn handle(self: &Arc<Self>, inbound: &Inbound) -> Result<(), StoreError> {
         let message = &inbound.message;
-        let key = key::of_peer(&self.config(), &message.route, &message.peer);
+        let config = self.config();
+        let key = key::of_peer(&config, &message.route, &message.peer);
         let request = self.request(inbound, key).await;
-        if message.authorized && commands::is_stop(order(message)) {
+        if may_command(&config, message) && commands::is_stop(order(message)) {
             return self.stop_by_word(request).await;
         }
         // Its owner can still ask it for its state, and begin it anew.
@@ -112,24 +115,66 @@ impl Agent {
             session_key,
             text: message.text.clone(),
             source: source(message),
-            by_owner: message.authorized,
+            asker: asker(&self.config(), message),
             deliver: Some(message.route.clone()),
             inbox_id: Some(inbound.inbox_id),
             ..RunRequest::default()
         };
-        if message.authorized {
+        let config = self.config();
+        if may_command(&config, message) && config.commands.text != Some(false) {
             order(message).clone_into(&mut request.text);
-            commands::mark(&mut request, &self.config().session);
+            commands::mark(&mut request, &config.session);
             if !request.command && !request.renew {
                 request.text.clone_from(&message.text);
             }
         }
+
+        // A command is the sender's own words and nothing else, whatever it answers.
         if !request.command {
+            if !message.forwarded {
+                request.own_words.clone_from(&request.text);
+            }
+            request.asker = request.asker.lowered(authors(&config, message));
             request.text = body(message, &request.text);
             (request.images, request.files) = pictures(&message.attachments).await;
         }
         request
     }
+}
+
+/// Returns who wrote a message: somebody who is named as an owner, somebody who was let in, or
+/// anybody else.
+fn asker(config: &Config, message: &InboundMessage) -> Asker {
+    let (channel, sender) = (&message.route.channel, &message.sender.id);
+    let kind = if config.commands.is_owner(channel, sender) {
+        AskerKind::Owner
+    } else if message.authorized {
+        AskerKind::Admitted
+    } else {
+        AskerKind::Stranger
+    };
+    Asker::new(kind, format!("{channel}:{sender}"))
+}
+
+/// Returns whether the words of a message may act. Those that somebody else wrote may not, whoever
+/// sends them on.
+fn may_command(config: &Config, message: &InboundMessage) -> bool {
+    let (channel, sender) = (&message.route.channel, &message.sender.id);
+    let is_owner = config.commands.is_owner(channel, sender);
+    let is_let_in = config.commands.allows(channel, sender).unwrap_or(message.authorized);
+    (is_owner || is_let_in) && !message.forwarded
+}
+
+/// Returns whose words a message carries besides the sender's. Those of an owner lower nobody.
+fn authors(config: &Config, message: &InboundMessage) -> Vec<String> {
+    let channel = &message.route.channel;
+    let Some(others) = &message.others else {
+        // An earlier version took it in and did not ask.
+        let carries = message.quoted.is_some() || !message.context.is_empty();
+        return if carries { vec!["somebody unknown".to_owned()] } else { Vec::new() };
+    };
+    let others = others.iter().filter(|id| !config.commands.is_owner(channel, id));
+    others.map(|id| format!("{channel}:{id}")).collect()
 }
 
 /// Returns where words that act are looked for in a message.
@@ -149,32 +194,46 @@ fn source(message: &InboundMessage) -> Source {
         title: message.peer.title.clone(),
         from: Some(message.sender.id.clone()),
         name: Some(message.sender.name.clone()).filter(|name| !name.is_empty()),
+        username: message.sender.username.clone(),
     }
 }
 
 /// Returns a message as the model reads it: in a group with its sender and
 /// what was said before, and with what it answers.
+///
+/// Words of others stand in blocks of their own whose lines all begin with `> `, so that none of
+/// them can be taken for a line of the sender.
 fn body(message: &InboundMessage, text: &str) -> String {
     let mut parts = Vec::new();
     if !message.context.is_empty() {
         parts.push("[Said in the group since your last answer]".to_owned());
-        parts.extend(message.context.iter().cloned());
+        parts.extend(message.context.iter().map(|line| block(line)));
         parts.push("[The message to you]".to_owned());
     }
     if let Some(quoted) = &message.quoted {
         let quoted: String = quoted.chars().take(QUOTE_CHARS).collect();
-        parts.push(format!("[In answer to: {quoted}]"));
+        parts.push(format!("[In answer to]\n{}", block(&quoted)));
     }
-    parts.push(match message.peer.kind {
-        PeerKind::Direct => text.to_owned(),
-        PeerKind::Group | PeerKind::Channel => format!("{}: {text}", message.sender.name),
+    let name = prompt::one_line(&message.sender.name);
+    parts.push(match (message.forwarded, message.peer.kind) {
+        (true, _) => format!("[Forwarded by {name}]\n{}", block(text)),
+        (false, PeerKind::Direct) => text.to_owned(),
+        (false, PeerKind::Group | PeerKind::Channel) => format!("{name}: {text}"),
     });
     let files = message.attachments.iter().map(|file| {
-        let name = file.file_name.as_deref().unwrap_or("unnamed");
-        format!("[File: {name}, {}]", file.mime)
+        let name = prompt::one_line(file.file_name.as_deref().unwrap_or("unnamed"));
+        format!("[File: {name}, {}]", prompt::one_line(&file.mime))
     });
     parts.extend(files);
     parts.join("\n")
+}
+
+/// Returns words of others as a block. Models and terminals break lines at more than line feeds.
+fn block(text: &str) -> String {
+    let is_break =
+        |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let lines = text.trim_end_matches(is_break).split(is_break);
+    lines.map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n")
 }
 
 /// Takes pictures out of the files: they stay in the conversation, so that

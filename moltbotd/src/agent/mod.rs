@@ -14,6 +14,7 @@ mod beginning;
 mod commands;
 mod conversing;
 mod ending;
+mod gate;
 mod inbound;
 mod lanes;
 mod permits;
@@ -390,8 +391,8 @@ impl Agent {
     }
 
     fn recall_one(&self, row: RunRow) -> Left {
-        let request = row.request.as_deref().and_then(|text| serde_json::from_str(text).ok());
-        let Some(request): Option<RunRequest> = request else { return Left::Unreadable(row) };
+        let request = row.request.as_deref().and_then(RunRequest::from_stored);
+        let Some(request) = request else { return Left::Unreadable(row) };
         let run = self.run_of(&request, row.session_key.clone(), row.accepted_at_ms);
         // Ids are unique in the store, and nobody was there before.
         let _ = self.runs.add(&run);
@@ -432,8 +433,14 @@ impl Agent {
 
     /// Reports the tools that were at work when the daemon stopped, and
     /// returns where the run stood.
-    async fn take_up(&self, run: &Run, session_id: String) -> Result<Begun, StoreError> {
+    async fn take_up(
+        &self,
+        run: &Run,
+        request: &RunRequest,
+        session_id: String,
+    ) -> Result<Begun, StoreError> {
         let (run_id, key) = (run.id.clone(), run.session_key.clone());
+        let asker = request.asker.clone();
         self.parts
             .store
             .insist(move |db| {
@@ -448,7 +455,7 @@ impl Agent {
                 }
                 let said = said_before(&db.messages_of_run(&session_id, &run_id)?);
                 let entry = db.session(&key)?.unwrap_or_default();
-                Ok(Begun { session_id: session_id.clone(), entry, said })
+                Ok(Begun { session_id: session_id.clone(), entry, said, asker: asker.clone() })
             })
             .await
     }
@@ -480,7 +487,7 @@ impl Agent {
             return true;
         }
         if let Some(session_id) = transcript.take() {
-            match self.take_up(run, session_id).await {
+            match self.take_up(run, request, session_id).await {
                 Ok(left) => *begun = Some(left),
                 Err(error) => {
                     self.lost(run, &error);

@@ -50,14 +50,19 @@ pub(super) fn system(name: &str, request: &RunRequest, tools: &[ToolSpec], now: 
     text
 }
 
-/// Returns the conversation, oldest first, cut to what a context holds. `run`
-/// and `media` name the message that the files belong to.
-pub(super) fn turns(
-    rows: &[MessageRow],
-    run_id: &str,
-    media: &[Media],
-    context_tokens: u64,
-) -> Vec<Turn> {
+/// The message that a run answers, as far as its transcript does not say it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Current<'a> {
+    /// The run.
+    pub(super) run_id: &'a str,
+    /// Files that came with the message.
+    pub(super) media: &'a [Media],
+    /// What the asker wrote.
+    pub(super) own_words: &'a str,
+}
+
+/// Returns the conversation, oldest first, cut to what a context holds.
+pub(super) fn turns(rows: &[MessageRow], current: Current<'_>, context_tokens: u64) -> Vec<Turn> {
     let users = rows.iter().filter(|row| message::role(&row.message) == "user").count();
     let mut seen_users = 0;
     let mut turns = Vec::with_capacity(rows.len());
@@ -69,11 +74,13 @@ pub(super) fn turns(
                 if users - seen_users < MESSAGES_WITH_IMAGES {
                     turn_media.extend(message::images(&row.message).filter_map(image));
                 }
-                if row.run_id.as_deref() == Some(run_id) {
-                    turn_media.extend_from_slice(media);
+                let mut own_words = String::new();
+                if row.run_id.as_deref() == Some(current.run_id) {
+                    turn_media.extend_from_slice(current.media);
+                    current.own_words.clone_into(&mut own_words);
                 }
                 let text = message::text(&row.message);
-                turns.push(Turn::User { text, attachments: turn_media });
+                turns.push(Turn::User { text, own_words, attachments: turn_media });
             }
             "assistant" => push_assistant(&mut turns, &row.message, &rows[index + 1..]),
             "toolResult" => push_result(&mut turns, &row.message),
@@ -86,14 +93,24 @@ pub(super) fn turns(
 fn place(source: &Source) -> String {
     let Some(channel) = &source.channel else { return String::new() };
     let chat = match (source.chat_type.as_deref(), &source.title) {
-        (Some("group" | "channel"), Some(title)) => format!("the group \"{title}\""),
+        (Some("group" | "channel"), Some(title)) => format!("the group {:?}", one_line(title)),
         (Some("group" | "channel"), None) => "a group".to_owned(),
         _ => match &source.name {
-            Some(name) => format!("a direct chat with {name}"),
+            Some(name) => format!("a direct chat with {}", one_line(name)),
             None => "a direct chat".to_owned(),
         },
     };
     format!("The message came through {channel}, in {chat}.\n")
+}
+
+/// Returns a name as part of a line. Names are chosen by their bearers, who must not be able to
+/// begin a line of their own with one.
+pub(super) fn one_line(text: &str) -> String {
+    text.split(char::is_control)
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn push_assistant(turns: &mut Vec<Turn>, message: &Value, later: &[MessageRow]) {
@@ -210,7 +227,7 @@ mod tests {
     #[test]
     fn a_call_without_an_answer_gets_one_and_a_stray_answer_goes() {
         let stray = row(message::tool_result("gone", "nodes", "x", false, 0));
-        let turns = turns(&[stray, user("a"), call("1"), user("b")], "", &[], 1000);
+        let turns = turns(&[stray, user("a"), call("1"), user("b")], Current::default(), 1000);
         assert_eq!(turns.len(), 4);
         assert!(matches!(&turns[2], Turn::Tool { is_error: true, text, .. } if text == NOT_CALLED));
     }
@@ -218,7 +235,7 @@ mod tests {
     #[test]
     fn an_id_that_is_used_twice_is_answered_twice() {
         let answer = row(message::tool_result("1", "nodes", "x", false, 0));
-        let turns = turns(&[user("a"), call("1"), answer, call("1")], "", &[], 1000);
+        let turns = turns(&[user("a"), call("1"), answer, call("1")], Current::default(), 1000);
         assert_eq!(turns.len(), 5, "{turns:#?}");
         assert!(matches!(&turns[2], Turn::Tool { is_error: false, .. }));
         assert!(matches!(&turns[4], Turn::Tool { text, .. } if text == NOT_CALLED));
@@ -228,19 +245,19 @@ mod tests {
     fn failures_are_not_shown_to_the_model() {
         let failed = row(json!({"role": "assistant", "stopReason": "error",
             "content": [{"type": "text", "text": "⚠️"}]}));
-        let turns = turns(&[user("a"), failed, user("b")], "", &[], 1000);
+        let turns = turns(&[user("a"), failed, user("b")], Current::default(), 1000);
         assert!(turns.iter().all(|turn| matches!(turn, Turn::User { .. })));
     }
 
     #[test]
     fn what_does_not_fit_is_dropped_up_to_a_persons_message() {
         let rows = [user(&"x".repeat(90)), call("1"), user("b"), user("c")];
-        let kept = turns(&rows, "", &[], 2);
+        let kept = turns(&rows, Current::default(), 2);
         let text = |turn: &Turn| match turn {
             Turn::User { text, .. } => text.clone(),
             _ => String::new(),
         };
         assert_eq!(kept.iter().map(text).collect::<Vec<_>>(), ["b", "c"]);
-        assert_eq!(turns(&rows[..1], "", &[], 2).len(), 1);
+        assert_eq!(turns(&rows[..1], Current::default(), 2).len(), 1);
     }
 }

@@ -2,8 +2,12 @@
 //! a run can be taken up again after a crash.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use crate::channels::{Attachment, Route};
+use crate::{
+    asker::{Asker, AskerKind},
+    channels::{Attachment, Route},
+};
 
 /// What a run is asked to do.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -32,9 +36,12 @@ pub struct RunRequest {
     pub system: Option<String>,
     /// Where the message came from.
     pub source: Source,
-    /// Whether it is from the gateway's owner: somebody with every right, or a
-    /// channel's user that the owner named.
-    pub by_owner: bool,
+    /// Who asked.
+    pub asker: Asker,
+    /// What the asker wrote, without what the message quotes, forwards or carries besides:
+    /// commands and calls written by hand are read from nothing else. Empty where nobody's words
+    /// are known to be the asker's own.
+    pub own_words: String,
     /// Where the answer is delivered besides the events.
     pub deliver: Option<Route>,
     /// The channel message that is answered.
@@ -52,6 +59,28 @@ pub struct RunRequest {
 }
 
 impl RunRequest {
+    /// Reads a request from the store.
+    ///
+    /// Earlier versions knew only whether the owner asked. For a client that meant
+    /// `operator.admin`, which still makes an owner; in a channel it meant everybody who was let
+    /// in, and says no more today.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        let mut stored: Value = serde_json::from_str(text).ok()?;
+        let fields = stored.as_object_mut()?;
+        if !fields.contains_key("asker") {
+            let trusted = fields.get("byOwner") == Some(&Value::Bool(true));
+            let in_channel = fields.get("inboxId").is_some_and(|id| !id.is_null());
+            let kind = match (trusted, in_channel) {
+                (true, false) => AskerKind::Owner,
+                (true, true) => AskerKind::Admitted,
+                (false, _) => AskerKind::Stranger,
+            };
+            fields.insert("asker".into(), json!(Asker::new(kind, "before the upgrade")));
+        }
+        serde_json::from_value(stored).ok()
+    }
+
     /// Returns the name of the run in events.
     #[must_use]
     pub fn event_id(&self) -> &str {
@@ -93,6 +122,8 @@ pub struct Source {
     pub from: Option<String>,
     /// The sender's name for people.
     pub name: Option<String>,
+    /// The sender's handle, without `@`.
+    pub username: Option<String>,
 }
 
 impl Source {
@@ -104,5 +135,27 @@ impl Source {
             chat_type: Some("direct".into()),
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_an_earlier_version_keeps_no_more_rights_than_are_certain() {
+        let kind = |stored: &str| RunRequest::from_stored(stored).unwrap().asker.kind;
+        assert_eq!(kind(r#"{"runId":"a","byOwner":true,"inboxId":null}"#), AskerKind::Owner);
+        assert_eq!(kind(r#"{"runId":"a","byOwner":true,"inboxId":3}"#), AskerKind::Admitted);
+        assert_eq!(kind(r#"{"runId":"a","byOwner":false}"#), AskerKind::Stranger);
+        assert_eq!(kind(r#"{"runId":"a"}"#), AskerKind::Stranger);
+    }
+
+    #[test]
+    fn who_asked_survives_the_store() {
+        let asker = Asker::new(AskerKind::Owner, "telegram:7").lowered(["telegram:8".to_owned()]);
+        let request = RunRequest { asker, ..RunRequest::default() };
+        let stored = serde_json::to_string(&request).unwrap();
+        assert_eq!(RunRequest::from_stored(&stored).unwrap().asker, request.asker);
     }
 }

@@ -388,6 +388,14 @@ impl Intake {
 fn merge(album: &mut Pending, part: &mut Pending) {
     album.files.append(&mut part.files);
     album.message.context.append(&mut part.message.context);
+    album.message.forwarded |= part.message.forwarded;
+    album.message.others = match (album.message.others.take(), part.message.others.take()) {
+        (Some(mut others), Some(more)) => {
+            others.extend(more);
+            Some(others)
+        }
+        _ => None,
+    };
     let (said, more) = (&album.message, &mut part.message);
     album.message.after_name = match (said.text.is_empty(), more.text.is_empty()) {
         (true, _) => more.after_name.take(),

@@ -96,6 +96,13 @@ pub struct InboundMessage {
     pub after_name: Option<String>,
     /// The text of the message it answers, if any.
     pub quoted: Option<String>,
+    /// Whether the text itself is not the sender's: it was forwarded, or written by a bot.
+    #[serde(default)]
+    pub forwarded: bool,
+    /// Whose words the message carries besides the sender's, as ids in the channel. Absent in
+    /// rows of earlier versions, which did not ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub others: Option<Vec<String>>,
     /// Messages of a group since the assistant's last answer, oldest first,
     /// each as `name: text`.
     #[serde(default)]

@@ -350,6 +350,8 @@ fn part(text: &str, album: &str) -> Box<Pending> {
         text: text.into(),
         after_name: None,
         quoted: None,
+        forwarded: false,
+        others: None,
         context: Vec::new(),
         attachments: Vec::new(),
         authorized: false,

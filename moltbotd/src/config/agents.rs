@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::tools::{Sandbox, Tools};
+
 /// Who answers.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -48,6 +50,8 @@ pub struct AgentDefaults {
     pub thinking_default: Option<String>,
     /// Whether tools are shown: `off`, `on`, `full`.
     pub verbose_default: Option<String>,
+    /// Which conversations are sandboxed.
+    pub sandbox: Sandbox,
 }
 
 impl Default for AgentDefaults {
@@ -58,6 +62,7 @@ impl Default for AgentDefaults {
             timeout_seconds: 600,
             thinking_default: None,
             verbose_default: None,
+            sandbox: Sandbox::default(),
         }
     }
 }
@@ -99,6 +104,12 @@ pub struct Agent {
     /// Its conversations with several people.
     #[serde(default)]
     pub group_chat: AgentGroupChat,
+    /// Its tools, within those of `tools`.
+    #[serde(default)]
+    pub tools: Tools,
+    /// Which of its conversations are sandboxed; as in `agents.defaults` when absent.
+    #[serde(default)]
+    pub sandbox: Sandbox,
 }
 
 impl Agent {

@@ -1,7 +1,10 @@
 //! What types alone cannot tell: ranges, addresses, things that belong
 //! together.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use moltbot_protocol::Scope;
 use moltbot_settings::Path;
@@ -10,6 +13,7 @@ use serde_json::Value;
 use super::{
     Bind, Config, OTHER_SECTIONS, Reset, Session, gateway::network, issue::Issue, mentions,
 };
+use crate::asker::AskerKind;
 
 /// Smallest frame limit with which clients can still authenticate.
 const SMALLEST_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -32,6 +36,8 @@ pub(super) fn all(config: &Config, root: &Value, issues: &mut Vec<Issue>) {
     session(config, &mut wrong);
     models(config, &mut wrong);
     logging(config, &mut wrong);
+    owners(config, &mut wrong);
+    tools(config, &mut wrong);
     kinds(root, &mut wrong);
 }
 
@@ -41,6 +47,127 @@ pub(super) fn odd(config: &Config, warnings: &mut Vec<Issue>) {
         if mentions::mention(pattern).is_err() {
             let text = "is not a regular expression that can be used, and is ignored";
             warnings.push(Issue::at(&at, text));
+        }
+    }
+}
+
+/// Notes who is left without rights by an upgrade, or by a spelling that names nobody.
+pub(super) fn ownership(config: &Config, warnings: &mut Vec<Issue>) {
+    let Some(section) = config.channels.get(TELEGRAM).filter(|it| it["enabled"] != false) else {
+        return;
+    };
+    let at = Path::default().key("commands").key("owners");
+    if !config.commands.has_owners() {
+        let text = format!(
+            "is not set: nobody who writes through a channel may have tools or /node change \
+             something. Name yourself: moltbotctl config set commands.owners '[\"{TELEGRAM}:{}\"]'; \
+             or say that nobody is to: moltbotctl config set commands.owners '[]'",
+            only_person(section).unwrap_or_else(|| "YOUR-ID".into()),
+        );
+        warnings.push(Issue::at(&at, text));
+    }
+    for owner in config.commands.owners() {
+        let (channel, id) = owner.parts();
+        let is_here = channel.as_deref().is_none_or(|channel| channel == TELEGRAM);
+        if is_here && id.parse::<i64>().is_err() && id != "*" {
+            let text = format!(
+                "has {:?}, which names nobody in Telegram: owners are named by their numeric id, \
+                 since a username can change hands",
+                owner.text()
+            );
+            warnings.push(Issue::at(&at, text));
+        }
+    }
+}
+
+/// The channel of this version.
+const TELEGRAM: &str = "telegram";
+
+/// Returns the id of the only person in a channel's `allowFrom`, if there is only one.
+fn only_person(section: &Value) -> Option<String> {
+    let [person] = section.get("allowFrom")?.as_array()?.as_slice() else { return None };
+    let text = person.as_str().map_or_else(|| person.to_string(), str::to_owned);
+    let (_, id) = super::PersonId::Text(text).parts();
+    id.parse::<i64>().is_ok().then_some(id)
+}
+
+fn owners(config: &Config, wrong: Wrong<'_>) {
+    if config.commands.owners().any(|owner| owner.parts().1 == "*") {
+        let text = "has \"*\", which would make everybody the owner; name the owners by their ids";
+        let key = if config.commands.owners.iter().flatten().any(|it| it.parts().1 == "*") {
+            "commands.owners"
+        } else {
+            "commands.ownerAllowFrom"
+        };
+        wrong(key, text.into());
+    }
+}
+
+fn tools(config: &Config, wrong: Wrong<'_>) {
+    acting("tools", &config.tools.act_for, wrong);
+    for (index, agent) in config.agents.list.iter().enumerate() {
+        acting(&format!("agents.list[{index}].tools"), &agent.tools.act_for, wrong);
+    }
+    let accounts = config.channels.get(TELEGRAM).and_then(|it| it.get("accounts")?.as_object());
+    let accounts = accounts.into_iter().flatten().map(|(id, _)| Some(id.as_str()));
+    for account in std::iter::once(None).chain(accounts) {
+        let key = match account {
+            Some(id) => format!("channels.{TELEGRAM}.accounts.{id}"),
+            None => format!("channels.{TELEGRAM}"),
+        };
+        match config.channel_tools(TELEGRAM, account) {
+            Ok(tools) => {
+                acting(&key, &tools.act_for, wrong);
+                for (kind, chats) in [("groups", &tools.groups), ("direct", &tools.direct)] {
+                    for (id, chat) in chats {
+                        acting(&format!("{key}.{kind}.{id}"), &chat.act_for, wrong);
+                        for (topic, rules) in &chat.topics {
+                            let key = format!("{key}.{kind}.{id}.topics.{topic}");
+                            acting(&key, &rules.act_for, wrong);
+                        }
+                    }
+                }
+            }
+            Err(error) => wrong(&key, format!("has tool lists that cannot be read: {error}")),
+        }
+    }
+    bindings(config, wrong);
+}
+
+/// A channel that another agent was to answer is answered by the default one in this version. That
+/// is harmless unless the other one was to have fewer tools.
+fn bindings(config: &Config, wrong: Wrong<'_>) {
+    let bindings = config.section("bindings").and_then(Value::as_array);
+    for (index, binding) in bindings.into_iter().flatten().enumerate() {
+        let channel = binding["match"]["channel"].as_str().unwrap_or_default();
+        let Some(id) = binding["agentId"].as_str() else { continue };
+        let bound = config.agents.list.iter().find(|agent| agent.id.eq_ignore_ascii_case(id));
+        let is_default = id.eq_ignore_ascii_case(&config.agents.default_id());
+        let is_restricted = bound.is_some_and(super::tools::is_restricted);
+        if channel.eq_ignore_ascii_case(TELEGRAM) && !is_default && is_restricted {
+            wrong(
+                &format!("bindings[{index}]"),
+                format!(
+                    "gives a chat to agent {id:?}, whose tools are restricted, but bindings are not \
+                     implemented and agent {:?} would answer with its own; remove the binding, and \
+                     restrict the chat with channels.{TELEGRAM}.groups.<id>.tools or \
+                     channels.{TELEGRAM}.direct.<id>.tools",
+                    config.agents.default_id()
+                ),
+            );
+        }
+    }
+}
+
+fn acting(key: &str, lists: &BTreeMap<String, Vec<AskerKind>>, wrong: Wrong<'_>) {
+    for (tool, kinds) in lists {
+        if let Some(kind) = kinds.iter().find(|kind| !kind.may_act()) {
+            let text = format!(
+                "names {:?}, for whom no tool ever acts; allowed are \"owner\", \"admitted\" and \
+                 \"schedule\"",
+                kind.name()
+            );
+            wrong(&format!("{key}.actFor.{tool}"), text);
         }
     }
 }

@@ -184,6 +184,7 @@ impl Source {
         }
         report.suggest();
         check::odd(&config, &mut report.warnings);
+        check::ownership(&config, &mut report.warnings);
         let sections =
             resolved.as_object().map(|root| known::without_effect(&report.unknown, root));
         report.warnings.extend(sections.into_iter().flatten());
@@ -323,6 +324,8 @@ fn typed(root: &Value, report: &mut Report) -> Config {
         gateway: section(root, "gateway", report),
         agents: section(root, "agents", report),
         models: section(root, "models", report),
+        tools: section(root, "tools", report),
+        commands: section(root, "commands", report),
         session: section(root, "session", report),
         messages: section(root, "messages", report),
         logging: section(root, "logging", report),
@@ -526,6 +529,75 @@ mod tests {
     }
 
     #[test]
+    fn who_is_left_without_an_owner_is_told_what_to_write() {
+        let warned = |text: &str| {
+            let loaded = load(text);
+            assert_eq!(shown(&loaded.issues), [""; 0], "{text}");
+            let odd = loaded.warnings.into_iter().filter(|it| it.path == "commands.owners");
+            odd.map(|it| it.message).next()
+        };
+        let command = "moltbotctl config set commands.owners '[\"telegram:7\"]'";
+        for alone in ["[7]", "['tg:7']", "['7']"] {
+            let text = format!("{{ channels: {{ telegram: {{ allowFrom: {alone} }} }} }}");
+            assert!(warned(&text).unwrap().contains(command), "{text}");
+        }
+        let several = warned("{ channels: { telegram: { allowFrom: [7, 8] } } }").unwrap();
+        assert!(several.contains("telegram:YOUR-ID"), "{several}");
+        for silent in [
+            "{}",
+            "{ channels: { telegram: { enabled: false } } }",
+            "{ channels: { telegram: {} }, commands: { owners: [] } }",
+            "{ channels: { telegram: {} }, commands: { ownerAllowFrom: ['telegram:7', 'discord:ann'] } }",
+        ] {
+            assert_eq!(warned(silent), None, "{silent}");
+        }
+        let name = "{ channels: { telegram: {} }, commands: { owners: ['telegram:ann'] } }";
+        assert!(warned(name).unwrap().contains("names nobody in Telegram"));
+    }
+
+    #[test]
+    fn a_restriction_that_cannot_be_honoured_is_an_error() {
+        for (text, path, part) in [
+            ("{ commands: { owners: ['*'] } }", "commands.owners", "everybody the owner"),
+            (
+                "{ commands: { ownerAllowFrom: ['telegram:*'] } }",
+                "commands.ownerAllowFrom",
+                "everybody",
+            ),
+            (
+                "{ tools: { actFor: { nodes: ['stranger'] } } }",
+                "tools.actFor.nodes",
+                "no tool ever acts",
+            ),
+            ("{ tools: { profile: 'tiny' } }", "tools.profile", "allowed are"),
+            ("{ tools: { deny: 'nodes' } }", "tools.deny", "allowed is a list"),
+            (
+                "{ agents: { list: [{ id: 'a', tools: { deny: 'nodes' } }] } }",
+                "agents.list[0].tools.deny",
+                "list",
+            ),
+            (
+                "{ channels: { telegram: { groups: { '-5': { tools: 'none' } } } } }",
+                "channels.telegram",
+                "cannot be read",
+            ),
+            (
+                "{ agents: { list: [{ id: 'main' }, { id: 'family', tools: { deny: ['nodes'] } }] }, \
+                 bindings: [{ agentId: 'family', match: { channel: 'telegram' } }] }",
+                "bindings[0]",
+                "bindings are not implemented",
+            ),
+        ] {
+            let issues = load(text).issues;
+            assert_eq!(issues[0].path, path, "{text}");
+            assert!(issues[0].message.contains(part), "{text}: {}", issues[0].message);
+        }
+        let harmless = "{ agents: { list: [{ id: 'main' }, { id: 'other' }] }, \
+                          bindings: [{ agentId: 'other', match: { channel: 'telegram' } }] }";
+        assert!(load(harmless).is_valid());
+    }
+
+    #[test]
     fn keys_of_the_reference_are_known() {
         let loaded = load(
             r#"{
@@ -545,7 +617,7 @@ mod tests {
                 session: { mainKey: "main", resetTriggers: ["/new"], sendPolicy: { default: "allow" } },
                 messages: { ackReaction: "x", queue: { mode: "collect" } },
                 logging: { level: "info", consoleLevel: "warn", redactSensitive: "tools" },
-                commands: {}, hooks: {}, cron: {}, discovery: {}, canvasHost: {}, talk: {}, ui: {},
+                commands: { native: 'auto', owners: [7] }, hooks: {}, cron: {}, discovery: {}, canvasHost: {}, talk: {}, ui: {},
                 update: {}, browser: {}, nodeHost: {}, skills: {}, plugins: {}, media: {}, audio: {},
                 web: {}, diagnostics: {}, wizard: {}, env: { vars: {} }, tools: {}, approvals: {},
                 bindings: [], broadcast: {}, auth: { profiles: {} }, channels: { telegram: { x: 1 } },

@@ -5,6 +5,7 @@
 
 mod agents;
 mod check;
+mod commands;
 mod discovery;
 mod document;
 mod effect;
@@ -22,6 +23,7 @@ mod schema;
 mod secrets;
 mod session;
 mod snapshot;
+mod tools;
 mod write;
 
 use std::collections::BTreeMap;
@@ -32,6 +34,7 @@ use serde_json::Value;
 
 pub use self::{
     agents::{Agent, AgentDefaults, AgentGroupChat, Agents, Identity, ModelChoice},
+    commands::{Commands, PersonId},
     discovery::{Discovery, Mdns, MdnsMode},
     document::Overlay,
     effect::Effect,
@@ -54,6 +57,10 @@ pub use self::{
         SendRule, Session,
     },
     snapshot::shown,
+    tools::{
+        ChannelTools, ChatTools, ExecSecurity, Restriction, Sandbox, SandboxMode, SandboxTools,
+        TOOLS, ToolList, ToolPolicy, ToolProfile, Tools, ToolsExec, TopicTools, restrictions,
+    },
     write::{WriteError, Written},
 };
 use crate::environment::Environment;
@@ -71,6 +78,12 @@ pub struct Config {
     /// Which models there are.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub models: Models,
+    /// Which tools there are, and for whom they act.
+    #[schemars(extend("x-effect" = Effect::Hot))]
+    pub tools: Tools,
+    /// Who owns the gateway, and who may give commands in chats.
+    #[schemars(extend("x-effect" = Effect::Hot))]
+    pub commands: Commands,
     /// How conversations are kept apart and when they start anew.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub session: Session,
@@ -123,7 +136,6 @@ const OTHER_SECTIONS: &[(&str, Effect, &str)] = &[
     ("broadcast", Effect::Hot, "Groups that several agents answer."),
     ("browser", Effect::Hot, "The browser that agents use."),
     ("canvasHost", Effect::Restart, "The web pages that nodes show."),
-    ("commands", Effect::Hot, "Which chat commands there are."),
     ("cron", Effect::Hot, "Scheduled work."),
     ("diagnostics", Effect::Hot, "What is recorded to find faults."),
     ("hooks", Effect::Hot, "Addresses that other programs call."),
@@ -133,7 +145,6 @@ const OTHER_SECTIONS: &[(&str, Effect, &str)] = &[
     ("plugins", Effect::Restart, "Further code."),
     ("skills", Effect::Hot, "What agents have learned."),
     ("talk", Effect::Hot, "Spoken conversations."),
-    ("tools", Effect::Hot, "What agents may do."),
     ("ui", Effect::Hot, "How the web page looks."),
     ("update", Effect::Hot, "Where newer versions come from."),
     ("web", Effect::Hot, "The WhatsApp web connection."),

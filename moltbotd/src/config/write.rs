@@ -12,7 +12,7 @@ use std::{
 
 use moltbot_protocol::{
     limits,
-    methods::config::{ConfigChange, ConfigPlanned},
+    methods::config::{ConfigChange, ConfigIssue, ConfigPlanned},
 };
 use moltbot_settings::{
     Path,
@@ -158,6 +158,10 @@ fn planned(loaded: &Loaded, in_force: &Value) -> ConfigPlanned {
         issues: loaded.issues.iter().map(shown).collect(),
         warnings: loaded.warnings.iter().map(shown).collect(),
         changes: plan.iter().flat_map(Plan::effects).map(change).collect(),
+        restrictions: super::restrictions(&loaded.config)
+            .into_iter()
+            .map(|(path, message)| ConfigIssue { path, message })
+            .collect(),
     }
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Context, chat};
 use crate::{
     agent::{Accepted, Ended, RunRequest, Started, attachments},
+    asker::Asker,
     channels::{self, OutboundMessage, Route},
     gateway::Gateway,
     rpc::{Error, Final, Result, Router, Twice},
@@ -46,7 +47,17 @@ pub(super) fn register(router: &mut Router<Gateway>) {
     router.on_twice(run).on(wait);
 }
 
-pub(super) async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnswer>> {
+async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnswer>> {
+    let asker = chat::asker(&cx);
+    run_for(cx, params, asker).await
+}
+
+/// Runs the agent for somebody.
+pub(super) async fn run_for(
+    cx: Context,
+    params: AgentRun,
+    asker: Asker,
+) -> Result<Twice<AgentAnswer>> {
     let images = attachments::pictures(params.attachments.as_deref().unwrap_or_default())
         .map_err(|text| Error::Invalid(format!("Error: {text}")))?;
     let channel = channel(&params)?;
@@ -61,18 +72,20 @@ pub(super) async fn run(cx: Context, params: AgentRun) -> Result<Twice<AgentAnsw
         Some(true) => way(&cx, &params, channel, &session_key).await?,
         _ => Way::None,
     };
+    let text = params.message.into_string();
     let request = RunRequest {
         run_id: run_id.clone(),
         session_key,
         session_id,
-        text: params.message.into_string(),
+        own_words: text.clone(),
+        text,
         images,
         thinking: chat::level(params.thinking.as_deref()),
         timeout_ms: params.timeout.map(|seconds| seconds.saturating_mul(1000)),
         system: params.extra_system_prompt,
         deliver: way.route().cloned(),
         label: params.label,
-        by_owner: chat::is_owner(&cx),
+        asker,
         spawned_by: params.spawned_by.filter(|parent| !parent.trim().is_empty()),
         ..RunRequest::default()
     };

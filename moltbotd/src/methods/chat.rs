@@ -1,7 +1,7 @@
 //! `chat.*`
 
 use moltbot_protocol::{
-    Scope,
+    Role, Scope,
     methods::chat::{
         ChatAbort, ChatAborted, ChatHistory, ChatInject, ChatInjected, ChatRun, ChatSend, ChatSent,
         History,
@@ -11,6 +11,7 @@ use moltbot_protocol::{
 use super::Context;
 use crate::{
     agent::{Accepted, RunRequest, Source, StartError, Started, StopCause, attachments},
+    asker::{Asker, AskerKind},
     clock::now_ms,
     gateway::Gateway,
     rpc::{Error, Result, Router, Twice},
@@ -45,15 +46,17 @@ async fn send(cx: Context, params: ChatSend) -> Result<Twice<ChatSent>> {
         return Ok(answered(ChatSent::Stopped(stopped(run_ids))));
     }
     let run_id = params.idempotency_key.to_string();
+    let text = params.message.into_string();
     let mut request = RunRequest {
         run_id: run_id.clone(),
         session_key: params.session_key.into_string(),
-        text: params.message.into_string(),
+        own_words: text.clone(),
+        text,
         images,
         thinking: level(params.thinking.as_deref()),
         timeout_ms: expiry(&cx, params.timeout_ms),
         source: Source::webchat(),
-        by_owner: is_owner(&cx),
+        asker: asker(&cx),
         ..RunRequest::default()
     };
     request.allow_commands(&cx.gateway.config.get().session);
@@ -102,12 +105,24 @@ pub(super) async fn refuse_if_muted(cx: &Context, session_key: &str) -> Result<(
     Ok(())
 }
 
-/// Reads how hard the model is to think; a word nobody knows changes nothing.
-/// Returns whether somebody with every right calls.
-pub(super) fn is_owner(cx: &Context) -> bool {
-    cx.caller.scopes.holds(Scope::Admin)
+/// Returns who asks when a client calls: with `operator.admin` an owner, which the control socket
+/// grants, and otherwise somebody who was let in. A node is never more than a node.
+pub(super) fn asker(cx: &Context) -> Asker {
+    let caller = &cx.caller;
+    let name = caller.client.id.as_str();
+    if caller.role == Role::Node {
+        return Asker::new(AskerKind::Node, format!("node:{}", caller.node_id()));
+    }
+    let id = match (&caller.device_id, &caller.remote_ip) {
+        (Some(device), _) => format!("device:{device} ({name})"),
+        (None, Some(address)) => format!("client:{name} at {address}"),
+        (None, None) => format!("client:{name} on this host"),
+    };
+    let is_owner = caller.scopes.holds(Scope::Admin);
+    Asker::new(if is_owner { AskerKind::Owner } else { AskerKind::Admitted }, id)
 }
 
+/// Reads how hard the model is to think; a word nobody knows changes nothing.
 pub(super) fn level(text: Option<&str>) -> Option<String> {
     text.and_then(sessions::thinking_level).map(str::to_owned)
 }

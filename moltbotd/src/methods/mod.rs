@@ -7,6 +7,7 @@ mod channels;
 mod chat;
 mod config;
 mod device;
+mod exec_approvals;
 mod gateway;
 mod health;
 mod logs;
@@ -43,6 +44,7 @@ pub fn router() -> Router<Gateway> {
     system::register(&mut router);
     gateway::register(&mut router);
     node::register(&mut router);
+    exec_approvals::register(&mut router);
     device::register(&mut router);
     send::register(&mut router);
     agent::register(&mut router);

@@ -13,7 +13,7 @@ use moltbot_protocol::{
 };
 use serde_json::json;
 
-use super::Context;
+use super::{Context, chat};
 use crate::{
     clock,
     gateway::Gateway,
@@ -59,7 +59,12 @@ async fn invoke(cx: Context, request: NodeInvoke) -> Result<NodeInvoked> {
         idempotency_key: Some(request.idempotency_key.into_string()),
         asked_by: Some(std::sync::Arc::clone(&cx.caller)),
     };
-    let answer = cx.gateway.nodes.invoke(invoke).await?;
+    let answer = cx.gateway.nodes.invoke(invoke).await.inspect_err(|error| {
+        if let InvokeError::Reserved { command } = error {
+            let who = chat::asker(&cx);
+            tracing::warn!(command, asker = who.kind.name(), %who, node = node_id, "node command refused");
+        }
+    })?;
     Ok(NodeInvoked {
         ok: true,
         node_id,
@@ -142,6 +147,9 @@ impl From<InvokeError> for Error {
                 message,
                 json!({ "reason": "command not approved", "command": command }),
             ),
+            InvokeError::Reserved { command } => {
+                refused(ErrorCode::InvalidRequest, message, json!({ "command": command }))
+            }
             InvokeError::Store(error) => error.into(),
             InvokeError::Busy | InvokeError::NotSent => node_error("UNAVAILABLE", message),
             InvokeError::Cancelled => Self::Unavailable(message),

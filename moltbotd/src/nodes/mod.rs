@@ -45,6 +45,7 @@ use crate::{
     metrics::{Count, Durations},
     rpc,
     store::{Store, StoreError},
+    tools::nodes::is_reserved,
 };
 
 /// How long a call waits when its caller does not say.
@@ -90,7 +91,11 @@ impl Invokes {
             Ok(_) => &self.ok,
             Err(InvokeError::Failed(_)) => &self.failed,
             Err(InvokeError::TimedOut) => &self.timed_out,
-            Err(InvokeError::Denied { .. } | InvokeError::NotGranted { .. }) => &self.denied,
+            Err(
+                InvokeError::Denied { .. }
+                | InvokeError::NotGranted { .. }
+                | InvokeError::Reserved { .. },
+            ) => &self.denied,
             Err(InvokeError::Busy) => &self.busy,
             Err(
                 InvokeError::NotConnected
@@ -167,6 +172,15 @@ pub enum InvokeError {
     /// There is no such node now.
     #[error("node not connected")]
     NotConnected,
+    /// It has a method of its own.
+    #[error(
+        "node.invoke does not allow system.execApprovals.*; use exec.approvals.node.*, which need \
+         operator.admin"
+    )]
+    Reserved {
+        /// Which command.
+        command: String,
+    },
     /// Policy forbids it.
     #[error("node command not allowed")]
     Denied {
@@ -266,7 +280,22 @@ impl Nodes {
         &self.invokes
     }
 
+    /// Reads or replaces what may run on a node. For `exec.approvals.node.*` only: nothing but
+    /// `denyCommands` is asked, as in OpenClaw.
+    pub async fn exec_approvals(&self, invoke: Invoke) -> Result<Answer, InvokeError> {
+        let node =
+            self.registry().find(&invoke.node_id).cloned().ok_or(InvokeError::NotConnected)?;
+        if policy::is_denied(&self.config.get(), &invoke.command) {
+            let command = invoke.command;
+            return Err(InvokeError::Denied { reason: Denial::NotAllowed, command });
+        }
+        self.send(&node, invoke).await
+    }
+
     async fn try_invoke(&self, invoke: Invoke) -> Result<Answer, InvokeError> {
+        if is_reserved(&invoke.command) {
+            return Err(InvokeError::Reserved { command: invoke.command });
+        }
         let node =
             self.registry().find(&invoke.node_id).cloned().ok_or(InvokeError::NotConnected)?;
         let command = invoke.command.trim().to_owned();

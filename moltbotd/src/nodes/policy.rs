@@ -152,6 +152,11 @@ pub fn grants(named: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Vec<St
     Ok(allow)
 }
 
+/// Returns whether the configuration takes a command from every node.
+pub(super) fn is_denied(config: &config::Config, command: &str) -> bool {
+    config.gateway.nodes.deny_commands.iter().any(|name| name.trim() == command)
+}
+
 /// Returns whether a node of this platform may be asked to run a command.
 pub(super) fn allows(config: &config::Config, platform: Platform, command: &str) -> bool {
     let lists = &config.gateway.nodes;

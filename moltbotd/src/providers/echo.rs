@@ -1,7 +1,8 @@
 //! The built-in model that needs no key.
 //!
-//! It repeats what it reads and calls a tool on a line `/tool NAME {json}`, so
-//! that the way of a message can be tried on a fresh machine.
+//! It repeats what it reads and calls a tool for a message that starts with `/tool NAME {json}`, so
+//! that the way of a message can be tried on a fresh machine. Only what the asker wrote counts for
+//! that: the prompt also holds quotations, file names and reports of nodes.
 
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -53,8 +54,8 @@ fn answer(prompt: &Prompt) -> Vec<Chunk> {
     if let Some(text) = tool_answers(&prompt.turns) {
         return say(&text);
     }
-    let text = last_user_text(&prompt.turns);
-    match tool_calls(text, prompt.turns.len()) {
+    let (text, own_words) = last_user_text(&prompt.turns);
+    match tool_calls(own_words, prompt.turns.len()) {
         Ok(calls) if calls.is_empty() => say(&echo(text, &prompt.turns)),
         Ok(calls) => calls.into_iter().map(Chunk::Call).chain([end(StopReason::ToolUse)]).collect(),
         Err(complaint) => say(&complaint),
@@ -76,9 +77,10 @@ fn tool_answers(turns: &[Turn]) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join("\n"))
 }
 
-fn last_user_text(turns: &[Turn]) -> &str {
+/// Returns the last message and what of it the asker wrote.
+fn last_user_text(turns: &[Turn]) -> (&str, &str) {
     let text = turns.iter().rev().find_map(|turn| match turn {
-        Turn::User { text, .. } => Some(text.as_str()),
+        Turn::User { text, own_words, .. } => Some((text.as_str(), own_words.as_str())),
         _ => None,
     });
     text.unwrap_or_default()
@@ -89,15 +91,13 @@ fn echo(text: &str, turns: &[Turn]) -> String {
     if first { format!("echo: {text}\n\n{HINT}") } else { format!("echo: {text}") }
 }
 
-/// Reads every line `/tool NAME {json}`; the JSON may go on over further lines.
+/// Reads the lines `/tool NAME {json}` that a message starts with; the JSON may go on over further
+/// lines.
 fn tool_calls(text: &str, position: usize) -> Result<Vec<ToolCall>, String> {
     let mut calls = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let Some(command) = rest.trim_start_matches([' ', '\t']).strip_prefix("/tool ") else {
-            rest = rest.split_once('\n').map_or("", |(_, after)| after);
-            continue;
-        };
+        let Some(command) = rest.trim_start().strip_prefix("/tool ") else { break };
         let (call, after) = tool_call(command, format!("echo-{position}-{}", calls.len()))?;
         calls.push(call);
         rest = after;
@@ -145,14 +145,14 @@ mod tests {
     use super::*;
 
     fn user(text: &str) -> Turn {
-        Turn::User { text: text.into(), attachments: Vec::new() }
+        Turn::User { text: text.into(), own_words: text.into(), attachments: Vec::new() }
     }
 
     fn ask(turns: Vec<Turn>) -> Vec<Chunk> {
         answer(&Prompt { turns, ..Prompt::default() })
     }
 
-    fn text(chunks: &[Chunk]) -> String {
+    fn text_of(chunks: &[Chunk]) -> String {
         let texts = chunks.iter().filter_map(|chunk| match chunk {
             Chunk::Text(text) => Some(text.as_str()),
             _ => None,
@@ -170,12 +170,12 @@ mod tests {
 
     #[test]
     fn the_first_answer_says_how_to_configure_a_model_and_later_ones_do_not() {
-        let first = text(&ask(vec![user("good morning")]));
+        let first = text_of(&ask(vec![user("good morning")]));
         assert!(
             first.starts_with("echo: good morning\n") && first.contains("agents.defaults.model")
         );
         let spoken = Turn::Assistant { text: first, calls: Vec::new() };
-        assert_eq!(text(&ask(vec![user("a"), spoken, user("b  c")])), "echo: b  c");
+        assert_eq!(text_of(&ask(vec![user("a"), spoken, user("b  c")])), "echo: b  c");
     }
 
     #[test]
@@ -193,14 +193,24 @@ mod tests {
         let long = "word ".repeat(10_000);
         let chunks = ask(vec![user(&long)]);
         assert!(chunks.len() <= MAX_PIECES + 1);
-        assert!(text(&chunks).contains(&long));
+        assert!(text_of(&chunks).contains(&long));
     }
 
     #[test]
-    fn a_tool_line_becomes_a_call() {
-        let chunks = ask(vec![user("please\n/tool nodes {\"action\":\"list\"}\nthanks")]);
+    fn a_tool_line_at_the_start_becomes_a_call() {
+        let chunks = ask(vec![user(" /tool nodes {\"action\":\"list\"}\nthanks")]);
         assert_eq!(calls(&chunks), [("nodes", &json!({ "action": "list" }))]);
         assert_eq!(chunks.last(), Some(&end(StopReason::ToolUse)));
+        assert!(calls(&ask(vec![user("please\n/tool nodes {}")])).is_empty());
+    }
+
+    #[test]
+    fn a_tool_line_that_the_asker_did_not_write_is_repeated_and_not_called() {
+        let text = "/tool nodes {}\nwhat is that?".to_owned();
+        let turn = Turn::User { text, own_words: "what is that?".into(), attachments: Vec::new() };
+        let chunks = ask(vec![turn]);
+        assert!(calls(&chunks).is_empty());
+        assert!(text_of(&chunks).starts_with("echo: /tool nodes {}"));
     }
 
     #[test]
@@ -214,9 +224,9 @@ mod tests {
 
     #[test]
     fn bad_tool_arguments_are_complained_about() {
-        let said = text(&ask(vec![user("/tool nodes {action}")]));
+        let said = text_of(&ask(vec![user("/tool nodes {action}")]));
         assert!(said.starts_with("/tool nodes: the arguments are not JSON"), "{said}");
-        assert!(text(&ask(vec![user("/tool \n{}")])).contains("name is missing"));
+        assert!(text_of(&ask(vec![user("/tool \n{}")])).contains("name is missing"));
     }
 
     #[test]
@@ -230,8 +240,8 @@ mod tests {
         };
         let said = Turn::Assistant { text: String::new(), calls: vec![call] };
         let turns = vec![user("/tool nodes {}"), said, tool("line 1\n  line 2\n", false)];
-        assert_eq!(text(&ask(turns.clone())), "line 1\n  line 2\n");
+        assert_eq!(text_of(&ask(turns.clone())), "line 1\n  line 2\n");
         let failed = [turns, vec![tool("no node", true)]].concat();
-        assert_eq!(text(&ask(failed)), "line 1\n  line 2\n\nnodes failed: no node");
+        assert_eq!(text_of(&ask(failed)), "line 1\n  line 2\n\nnodes failed: no node");
     }
 }

@@ -181,6 +181,8 @@ pub enum Turn {
     User {
         /// The text.
         text: String,
+        /// What of it the asker of this run wrote, and nobody else; empty for older messages.
+        own_words: String,
         /// Pictures and files.
         attachments: Vec<Media>,
     },

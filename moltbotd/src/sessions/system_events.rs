@@ -21,6 +21,8 @@ pub struct SystemEvent {
     pub text: String,
     /// When, in milliseconds since the epoch.
     pub at_ms: i64,
+    /// The node that reported it: its words are not those of the person who writes next.
+    pub node: Option<String>,
 }
 
 /// What the next turn of each session is to be told.
@@ -31,7 +33,16 @@ impl SystemEvents {
     /// Keeps an event for the next turn of a session. One that says the same as
     /// the one before it is dropped.
     pub fn queue(&self, session_key: &str, text: impl Into<String>) {
-        let event = SystemEvent { text: text.into(), at_ms: clock::now_ms() };
+        self.add(session_key, text.into(), None);
+    }
+
+    /// Keeps what a node reported.
+    pub fn queue_report(&self, session_key: &str, node_id: &str, text: impl Into<String>) {
+        self.add(session_key, text.into(), Some(node_id.to_owned()));
+    }
+
+    fn add(&self, session_key: &str, text: String, node: Option<String>) {
+        let event = SystemEvent { text, at_ms: clock::now_ms(), node };
         let mut sessions = self.sessions();
         if !sessions.contains_key(session_key) && sessions.len() >= SESSIONS {
             drop_quietest(&mut sessions);

@@ -176,6 +176,14 @@ impl Db<'_> {
         ids.iter().try_for_each(|id| update.execute([id]).map(drop))
     }
 
+    /// Replaces what was asked of a run that has not ended.
+    pub fn set_request(&self, id: &str, request: &str) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("UPDATE run SET request = ?2 WHERE id = ?1 AND request IS NOT NULL")?
+            .execute(params![id, request])?;
+        Ok(())
+    }
+
     /// Forgets the runs that ended before a time.
     pub fn forget_runs(&self, before_ms: i64) -> rusqlite::Result<()> {
         self.0.prepare_cached("DELETE FROM run WHERE ended_at_ms < ?1")?.execute([before_ms])?;

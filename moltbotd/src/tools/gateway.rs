@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Calling, Tool, ToolContext, ToolError, nodes::Answering};
+use super::{Calling, Effect, Intent, Tool, ToolContext, ToolError, nodes::Answering};
 use crate::providers::ToolSpec;
 
 /// What the tool needs of the daemon.
@@ -74,6 +74,14 @@ impl Tool for Gateway {
         }
     }
 
+    fn intent(&self, arguments: &Value) -> Intent {
+        let (effect, action) = match arguments["action"].as_str() {
+            Some("status") => (Effect::Reads, "status"),
+            _ => (Effect::Acts, "restart"),
+        };
+        Intent { effect, action: action.to_owned(), stands_for: None }
+    }
+
     fn call(&self, cx: ToolContext, arguments: Value) -> Calling {
         let calls = Arc::clone(&self.calls);
         Box::pin(async move {
@@ -81,9 +89,6 @@ impl Tool for Gateway {
                 .map_err(|error| ToolError(format!("invalid arguments of gateway: {error}")))?;
             let answer = match arguments.action {
                 Action::Status => calls.status().await?,
-                Action::Restart if !cx.by_owner => {
-                    return Err(ToolError("only the gateway's owner may ask for a restart".into()));
-                }
                 Action::Restart => calls.restart(cx.session_key, arguments.note).await?,
             };
             Ok(answer.to_string())
@@ -100,6 +105,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::asker::{Asker, AskerKind};
 
     struct Stub;
 
@@ -113,25 +119,33 @@ mod tests {
         }
     }
 
-    async fn call(by_owner: bool, arguments: Value) -> Result<String, String> {
+    async fn call(arguments: Value) -> Result<String, String> {
         let cx = ToolContext {
             agent_id: "main".into(),
             session_key: "agent:main:main".into(),
             run_id: "run".into(),
-            by_owner,
+            asker: Asker::new(AskerKind::Owner, "test"),
             cancel: CancellationToken::new(),
         };
         Gateway::new(Arc::new(Stub)).call(cx, arguments).await.map_err(|error| error.to_string())
     }
 
     #[tokio::test]
-    async fn only_who_owns_the_gateway_restarts_it() {
-        assert_eq!(call(false, json!({ "action": "status" })).await.unwrap(), "\"fine\"");
+    async fn it_tells_its_state_and_restarts_with_a_note() {
+        assert_eq!(call(json!({ "action": "status" })).await.unwrap(), "\"fine\"");
         let restart = json!({ "action": "restart", "note": "n" });
-        let refused = call(false, restart.clone()).await.unwrap_err();
-        assert_eq!(refused, "only the gateway's owner may ask for a restart");
-        assert_eq!(call(true, restart).await.unwrap(), r#"["agent:main:main","n"]"#);
-        let refused = call(true, json!({ "action": "stop" })).await.unwrap_err();
+        assert_eq!(call(restart).await.unwrap(), r#"["agent:main:main","n"]"#);
+        let refused = call(json!({ "action": "stop" })).await.unwrap_err();
         assert!(refused.contains("unknown variant `stop`"), "{refused}");
+    }
+
+    #[test]
+    fn everything_but_its_state_is_an_act() {
+        let gateway = Gateway::new(Arc::new(Stub));
+        let effect = |arguments: Value| gateway.intent(&arguments).effect;
+        assert_eq!(effect(json!({ "action": "status" })), Effect::Reads);
+        for arguments in [json!({ "action": "restart" }), json!({}), json!("status")] {
+            assert_eq!(effect(arguments), Effect::Acts);
+        }
     }
 }

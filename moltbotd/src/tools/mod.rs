@@ -3,18 +3,23 @@
 
 pub mod gateway;
 pub mod nodes;
+pub mod policy;
 
 use std::{pin::Pin, sync::Arc};
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::providers::ToolSpec;
+use crate::{asker::Asker, providers::ToolSpec};
 
 /// Something a model may do.
 pub trait Tool: Send + Sync + 'static {
     /// Returns its name, description and the schema of its arguments.
     fn spec(&self) -> ToolSpec;
+
+    /// Says what a call with these arguments would do. Asked before every call: whether it may is
+    /// decided by [`policy`], and no tool decides it for itself.
+    fn intent(&self, arguments: &Value) -> Intent;
 
     /// Does it, and returns what the model is told. Errors are told to the
     /// model, too, which may try another way.
@@ -22,6 +27,28 @@ pub trait Tool: Send + Sync + 'static {
 
     /// Says what a call is about, in one line for people who watch.
     fn hint(&self, arguments: &Value) -> Option<String>;
+}
+
+/// What a call would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intent {
+    /// Whether it changes something.
+    pub effect: Effect,
+    /// What it does, in a few words for logs and refusals.
+    pub action: String,
+    /// Another tool of OpenClaw whose power it uses, so that what denies that one denies this.
+    pub stands_for: Option<&'static str>,
+}
+
+/// Whether something changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It only looks.
+    Reads,
+    /// It changes something, here or on a node, or shows what a camera sees.
+    Acts,
+    /// It decides about what may be done, which has a method of its own and is in no tool's reach.
+    Reserved,
 }
 
 /// A tool at work.
@@ -36,8 +63,8 @@ pub struct ToolContext {
     pub session_key: String,
     /// The run it belongs to.
     pub run_id: String,
-    /// Whether the gateway's owner asked for the run.
-    pub by_owner: bool,
+    /// Who asked for the run.
+    pub asker: Asker,
     /// Cancelled when the run is aborted.
     pub cancel: CancellationToken,
 }

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Calling, Tool, ToolContext, ToolError};
+use super::{Calling, Effect, Intent, Tool, ToolContext, ToolError};
 use crate::providers::ToolSpec;
 
 const DEFAULT_TIMEOUT_MS: u64 = 30_000;
@@ -118,6 +118,15 @@ impl Tool for Nodes {
         }
     }
 
+    fn intent(&self, arguments: &Value) -> Intent {
+        match arguments["action"].as_str() {
+            Some(action @ ("list" | "describe")) => {
+                Intent { effect: Effect::Reads, action: action.to_owned(), stands_for: None }
+            }
+            _ => invoking(arguments["command"].as_str().unwrap_or_default()),
+        }
+    }
+
     fn call(&self, cx: ToolContext, arguments: Value) -> Calling {
         let calls = Arc::clone(&self.calls);
         Box::pin(async move {
@@ -134,6 +143,35 @@ impl Tool for Nodes {
         let command = said("command").filter(|_| said("action") == Some("invoke"));
         command.or(said("action")).map(str::to_owned)
     }
+}
+
+/// Returns what the invocation of a command of a node does.
+///
+/// Every command acts: even those that change nothing on the node show its screen, its place or
+/// what is in front of its camera.
+#[must_use]
+pub fn invoking(command: &str) -> Intent {
+    let command = command.trim();
+    let powers = [
+        ("system.run", "exec"),
+        ("system.which", "exec"),
+        ("browser.", "browser"),
+        ("canvas.", "canvas"),
+    ];
+    let stands_for = powers.into_iter().find(|(start, _)| command.starts_with(start));
+    let stands_for = stands_for.map(|(_, power)| power);
+    let effect = if is_reserved(command) { Effect::Reserved } else { Effect::Acts };
+    Intent { effect, action: format!("invoke {command}"), stands_for }
+}
+
+/// Returns whether a command decides what may run on a node. Whoever may use a node must not decide
+/// what it may be used for, so these have a method of their own, `exec.approvals.node.*` at
+/// `operator.admin`, and are refused everywhere else at every scope.
+#[must_use]
+pub fn is_reserved(command: &str) -> bool {
+    const FAMILY: &str = "system.execapprovals";
+    let command = command.trim().to_ascii_lowercase();
+    command.strip_prefix(FAMILY).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 async fn run(
@@ -246,6 +284,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::asker::{Asker, AskerKind};
 
     #[derive(Default)]
     struct Recorder {
@@ -274,7 +313,7 @@ mod tests {
             agent_id: "main".into(),
             session_key: "agent:main:main".into(),
             run_id: "run".into(),
-            by_owner: true,
+            asker: Asker::new(AskerKind::Owner, "test"),
             cancel: CancellationToken::new(),
         }
     }
@@ -335,6 +374,37 @@ mod tests {
         assert_eq!(hint(run).as_deref(), Some("system.run"));
         assert_eq!(hint(json!({ "action": "list", "command": "" })).as_deref(), Some("list"));
         assert_eq!(hint(json!("nonsense")), None);
+    }
+
+    #[test]
+    fn what_it_would_do_is_known_before_it_does_it() {
+        let nodes = Nodes::new(Arc::new(Recorder::default()));
+        let intent = |arguments: Value| nodes.intent(&arguments);
+        for action in ["list", "describe"] {
+            assert_eq!(intent(json!({ "action": action })).effect, Effect::Reads);
+        }
+        // What nobody can read is taken for the worst.
+        for arguments in [json!({}), json!("list"), json!({ "action": ["list"] })] {
+            assert_eq!(intent(arguments).effect, Effect::Acts);
+        }
+        let run = intent(json!({ "action": "invoke", "command": " system.run " }));
+        assert_eq!((run.action.as_str(), run.stands_for), ("invoke system.run", Some("exec")));
+        assert_eq!(
+            intent(json!({ "action": "invoke", "command": "camera.snap" })).stands_for,
+            None
+        );
+    }
+
+    #[test]
+    fn what_decides_about_programs_is_reserved_in_every_spelling() {
+        for command in
+            ["system.execApprovals.set", " system.execApprovals.get ", "SYSTEM.EXECAPPROVALS.X"]
+        {
+            assert!(is_reserved(command), "{command}");
+        }
+        for command in ["system.run", "system.execApprovalsX", "my.system.execApprovals.set"] {
+            assert!(!is_reserved(command), "{command}");
+        }
     }
 
     #[tokio::test]

@@ -219,6 +219,9 @@ pub struct ConfigPlanned {
     pub warnings: Vec<ConfigIssue>,
     /// What would change, compared with what is in force.
     pub changes: Vec<ConfigChange>,
+    /// Every restriction of tools and commands in it, with what it comes to.
+    #[serde(default)]
+    pub restrictions: Vec<ConfigIssue>,
 }
 
 /// A value that would change.

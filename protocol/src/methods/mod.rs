@@ -6,6 +6,7 @@ pub mod channels;
 pub mod chat;
 pub mod config;
 pub mod device;
+pub mod exec_approvals;
 pub mod gateway;
 pub mod health;
 pub mod logs;

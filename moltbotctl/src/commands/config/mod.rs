@@ -111,9 +111,12 @@ async fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
     if cx.output.json {
         cx.output.value(&json!({ "path": planned.path, "exists": exists, "ok": planned.valid,
             "problem": planned.issues.first().map(judge::line), "issues": planned.issues,
-            "warnings": planned.warnings }));
+            "warnings": planned.warnings, "restrictions": planned.restrictions }));
     } else {
         judge::warn(cx, &planned);
+        for restriction in &planned.restrictions {
+            cx.output.line(crate::output::clean(&judge::line(restriction)));
+        }
     }
     if !planned.valid {
         let lines: Vec<_> = planned.issues.iter().map(judge::line).collect();

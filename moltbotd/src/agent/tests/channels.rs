@@ -10,7 +10,7 @@ use crate::{
 
 const HOUR_MS: i64 = 60 * 60 * 1000;
 
-fn message(text: &str) -> InboundMessage {
+pub(super) fn message(text: &str) -> InboundMessage {
     InboundMessage {
         route: Route {
             channel: "telegram".into(),
@@ -25,6 +25,8 @@ fn message(text: &str) -> InboundMessage {
         text: text.into(),
         after_name: None,
         quoted: None,
+        forwarded: false,
+        others: Some(Vec::new()),
         context: Vec::new(),
         attachments: Vec::new(),
         authorized: true,
@@ -34,7 +36,7 @@ fn message(text: &str) -> InboundMessage {
 
 impl World {
     /// Puts a message into the inbox.
-    async fn receive(&self, update: i64, message: InboundMessage) -> Inbound {
+    pub(super) async fn receive(&self, update: i64, message: InboundMessage) -> Inbound {
         let body = serde_json::to_string(&message).unwrap();
         let put = move |db: &crate::store::Db<'_>| {
             db.put_inbox("telegram", "default", update, Some(&body), 0)
@@ -43,14 +45,14 @@ impl World {
         Inbound { inbox_id, message }
     }
 
-    async fn handled(&self, inbound: &Inbound) {
+    pub(super) async fn handled(&self, inbound: &Inbound) {
         self.agent.handle(inbound).await.unwrap();
         self.settled().await;
         self.tracker.reopen();
     }
 
     /// Returns key and text of what is queued for the channel.
-    async fn queued(&self) -> Vec<(String, String)> {
+    pub(super) async fn queued(&self) -> Vec<(String, String)> {
         let rows =
             self.store.read(|db| db.next_messages("telegram", "default", 100)).await.unwrap();
         rows.into_iter()
@@ -167,6 +169,7 @@ async fn strangers_give_no_commands() {
 #[tokio::test]
 async fn a_command_for_a_node_is_answered_with_what_the_node_said() {
     let world = World::new(Script::of([]));
+    world.own("telegram:7");
     let inbound = world.receive(1, message("/node mac-1 system.run {\"a\":1}")).await;
     world.handled(&inbound).await;
     let text = "```\nmac-1 did system.run\n```";
@@ -190,8 +193,8 @@ async fn a_group_is_read_with_names_and_what_was_said_before() {
     let transcript = world.transcript("agent:main:telegram:group:-100").await;
     assert_eq!(
         transcript[0],
-        "user: [Said in the group since your last answer]\nBob: lunch?\n[The message to you]\n\
-         [In answer to: pizza]\nAda: which one?"
+        "user: [Said in the group since your last answer]\n> Bob: lunch?\n[The message to you]\n\
+         [In answer to]\n> pizza\nAda: which one?"
     );
 }
 

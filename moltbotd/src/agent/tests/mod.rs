@@ -2,6 +2,7 @@
 //! script.
 
 mod answering;
+mod asking;
 mod channels;
 mod lanes;
 mod recovery;
@@ -26,6 +27,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Accepted, Agent, Parts, RunRequest, Source, Started};
 use crate::{
+    asker::{Asker, AskerKind},
     auth::Caller,
     bus::{Bus, Outbox},
     channels::{Outbound, OutboundMessage, Progress, Route, SendError, Sending},
@@ -37,7 +39,7 @@ use crate::{
     sessions::message,
     store::{RunRow, Store},
     tools::{
-        Calling, Tool, ToolContext, ToolError, Tools,
+        Calling, Effect, Intent, Tool, ToolContext, ToolError, Tools,
         nodes::{Answering, NodeCalls},
     },
 };
@@ -129,6 +131,10 @@ impl Tool for CounterTool {
             }
             Ok(format!("counted {count}"))
         })
+    }
+
+    fn intent(&self, _arguments: &Value) -> Intent {
+        Intent { effect: Effect::Acts, action: "count".into(), stands_for: None }
     }
 
     fn hint(&self, _arguments: &Value) -> Option<String> {
@@ -371,7 +377,9 @@ fn chat(id: &str, text: &str) -> RunRequest {
         run_id: id.into(),
         session_key: "main".into(),
         text: text.into(),
+        own_words: text.into(),
         source: Source::webchat(),
+        asker: Asker::new(AskerKind::Owner, "client:test"),
         ..RunRequest::default()
     };
     request.allow_commands(&config::Session::default());

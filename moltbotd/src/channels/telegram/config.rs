@@ -11,7 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::Findings;
+use crate::{
+    asker::AskerKind,
+    config::{Findings, ToolPolicy},
+};
 
 /// Why an account without a token does not run, as `channels.status` says it.
 pub(super) const NOT_CONFIGURED: &str = "not configured";
@@ -73,6 +76,12 @@ pub(crate) struct Settings {
     pub(super) link_preview: bool,
     /// Folders besides the state directory that files may be sent from.
     pub(super) media_roots: Vec<PathBuf>,
+    /// Tools of the channel, within those of `tools`.
+    pub(super) tools: Option<ToolPolicy>,
+    /// For whom a tool may change something, by tool or `*`: `owner`, `admitted`, `schedule`.
+    pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
+    /// Tools of direct chats, by the person's id, `*` for all others.
+    pub(super) direct: BTreeMap<String, DirectTools>,
 }
 
 impl Default for Settings {
@@ -101,6 +110,9 @@ impl Default for Settings {
             webhook_url: None,
             link_preview: true,
             media_roots: Vec::new(),
+            tools: None,
+            act_for: BTreeMap::new(),
+            direct: BTreeMap::new(),
         }
     }
 }
@@ -196,6 +208,22 @@ pub(super) struct Group {
     pub(super) allow_from: Option<Vec<Id>>,
     /// Settings by topic id.
     pub(super) topics: BTreeMap<String, Topic>,
+    /// Tools of the group, within those of the channel.
+    pub(super) tools: Option<ToolPolicy>,
+    /// Tools by sender, instead of those of the group: `id:7`, `username:ann`, `name:Ann`, `*`.
+    pub(super) tools_by_sender: BTreeMap<String, ToolPolicy>,
+    /// For whom a tool may change something, by tool or `*`.
+    pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
+}
+
+/// Tools of a direct chat.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct DirectTools {
+    /// Tools of the chat, within those of the channel.
+    pub(super) tools: Option<ToolPolicy>,
+    /// For whom a tool may change something, by tool or `*`.
+    pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
 }
 
 /// Settings of a topic.
@@ -208,6 +236,10 @@ pub(super) struct Topic {
     pub(super) require_mention: Option<bool>,
     /// Who may write, instead of the group's list.
     pub(super) allow_from: Option<Vec<Id>>,
+    /// Tools of the topic, within those of the group.
+    pub(super) tools: Option<ToolPolicy>,
+    /// For whom a tool may change something, by tool or `*`.
+    pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
 }
 
 /// An id or a username, without prefix and `@`, in lower case.
@@ -481,7 +513,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("moltbot.json");
         let text = "{ channels: { telegram: { dmPolcy: 'open', retry: {},\n\
-                    accounts: { a: { dmPolicy: 'all' } } } } }";
+                    accounts: { a: { dmPolicy: 'all' } } } },\n commands: { owners: [] } }";
         std::fs::write(&file, text).unwrap();
         let source = crate::config::Source {
             file: file.clone(),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use frankenstein::{
-    types::{ChatType, Message, MessageEntity, MessageEntityType, User},
+    types::{ChatType, Message, MessageEntity, MessageEntityType, MessageOrigin, User},
     updates::{Update, UpdateContent},
 };
 use regex::Regex;
@@ -84,6 +84,8 @@ pub(super) struct History {
 struct Line {
     /// The line as `name: text`.
     text: String,
+    /// Who said it.
+    author: String,
     /// The album it belongs to, if any.
     album: Option<String>,
 }
@@ -176,7 +178,8 @@ impl Reader<'_> {
                 let peer =
                     Peer { kind: PeerKind::Direct, id: message.chat.id.to_string(), title: None };
                 let thread = message.message_thread_id.filter(|_| is_topic(message));
-                let heard = Heard { peer, thread, authorized, context: Vec::new(), meant: true };
+                let context = Context::default();
+                let heard = Heard { peer, thread, authorized, context, meant: true };
                 self.admit(message, sender, heard)
             }
         }
@@ -209,9 +212,9 @@ impl Reader<'_> {
         let context = if meant {
             history.take(&id, album)
         } else {
-            let line = Line::of(&sender.name, &body.text, album);
+            let line = Line::of(&sender, &body.text, album);
             line.into_iter().for_each(|line| history.add(&id, line, self.history_limit));
-            Vec::new()
+            Context::default()
         };
         if !meant && message.media_group_id.is_none() {
             return Outcome::Ignored;
@@ -251,6 +254,12 @@ impl Reader<'_> {
             return Outcome::Ignored;
         }
         let album = message.media_group_id.clone();
+        let forwarded = author_of_text(message);
+        let mut others = context.authors;
+        others.extend(forwarded.clone());
+        others.extend(self.author_of_quote(message));
+        others.retain(|author| *author != sender.id);
+        let sender_id = sender.id.clone();
         let message = InboundMessage {
             route,
             peer,
@@ -263,7 +272,9 @@ impl Reader<'_> {
             text,
             after_name,
             quoted: quoted(message),
-            context,
+            forwarded: forwarded.is_some_and(|author| author != sender_id),
+            others: Some(others),
+            context: context.lines,
             attachments: Vec::new(),
             authorized,
             sent_at_ms: sent_at_ms(message.date),
@@ -354,6 +365,24 @@ impl Reader<'_> {
         by_name || by_reply || self.mentions.iter().any(|pattern| pattern.is_match(&text))
     }
 
+    /// Returns who wrote what a message answers. What the assistant said in this chat is part of
+    /// the conversation already and nobody else's words; what it said elsewhere is not.
+    fn author_of_quote(&self, message: &Message) -> Option<String> {
+        if let Some(reply) = &message.external_reply {
+            return Some(author(&reply.origin));
+        }
+        let Some(replied) = &message.reply_to_message else {
+            return message.quote.as_ref().map(|_| "unknown".to_owned());
+        };
+        quoted(message)?;
+        let is_own = |user: &User| i64::try_from(user.id) == Ok(self.me.id);
+        if replied.sender_chat.is_none() && replied.from.as_deref().is_some_and(is_own) {
+            return None;
+        }
+        let forwarded = author_of_text(replied);
+        Some(forwarded.or_else(|| Some(sender(replied)?.id)).unwrap_or_else(|| "unknown".into()))
+    }
+
     fn is_me(&self, text: &str, entity: &MessageEntity) -> bool {
         let name = || slice_utf16(text, entity.offset, entity.length);
         match entity.type_field {
@@ -382,9 +411,18 @@ struct Heard {
     peer: Peer,
     thread: Option<i32>,
     authorized: bool,
-    context: Vec<String>,
+    context: Context,
     /// Whether it is for the assistant; else another part of its album may be.
     meant: bool,
+}
+
+/// What was said in a group before a message.
+#[derive(Default)]
+struct Context {
+    /// Each as `name: text`.
+    lines: Vec<String>,
+    /// Who said them.
+    authors: Vec<String>,
 }
 
 struct Body {
@@ -433,6 +471,25 @@ fn quoted(message: &Message) -> Option<String> {
     }
     let replied = message.reply_to_message.as_ref()?;
     replied.text.clone().or_else(|| replied.caption.clone())
+}
+
+/// Returns who wrote a message's text where that is not the one who sent it.
+fn author_of_text(message: &Message) -> Option<String> {
+    if let Some(origin) = &message.forward_origin {
+        return Some(author(origin));
+    }
+    let bot = message.via_bot.as_ref()?;
+    Some(bot.id.to_string())
+}
+
+/// Authors who hide their id are told apart from everybody who has one.
+fn author(origin: &MessageOrigin) -> String {
+    match origin {
+        MessageOrigin::User(user) => user.sender_user.id.to_string(),
+        MessageOrigin::HiddenUser(user) => format!("hidden user {:?}", user.sender_user_name),
+        MessageOrigin::Chat(chat) => chat.sender_chat.id.to_string(),
+        MessageOrigin::Channel(channel) => channel.chat.id.to_string(),
+    }
 }
 
 fn is_group(message: &Message) -> bool {
@@ -509,10 +566,10 @@ fn sent_at_ms(date: u64) -> i64 {
 }
 
 impl Line {
-    fn of(name: &str, text: &str, album: Option<&str>) -> Option<Self> {
+    fn of(sender: &Sender, text: &str, album: Option<&str>) -> Option<Self> {
         let text: String = text.chars().take(MAX_CONTEXT_CHARS).collect();
-        let text = (!text.is_empty()).then(|| format!("{name}: {text}"))?;
-        Some(Self { text, album: album.map(str::to_owned) })
+        let text = (!text.is_empty()).then(|| format!("{}: {text}", sender.name))?;
+        Some(Self { text, author: sender.id.clone(), album: album.map(str::to_owned) })
     }
 }
 
@@ -534,7 +591,7 @@ impl History {
 
     /// Returns what is the context of a message, except what comes with it as
     /// parts of its album.
-    fn take(&mut self, chat: &str, album: Option<&str>) -> Vec<String> {
+    fn take(&mut self, chat: &str, album: Option<&str>) -> Context {
         if let Some(album) = album {
             self.albums.push_back(album.to_owned());
             if self.albums.len() > MAX_ALBUMS {
@@ -543,7 +600,8 @@ impl History {
         }
         let lines = self.groups.remove(chat).into_iter().flatten();
         let others = lines.filter(|line| album.is_none() || line.album.as_deref() != album);
-        others.map(|line| line.text).collect()
+        let (lines, authors) = others.map(|line| (line.text, line.author)).unzip();
+        Context { lines, authors }
     }
 }
 
@@ -608,6 +666,46 @@ mod tests {
     }
 
     #[test]
+    fn whose_words_a_message_carries_besides_the_senders_is_known() {
+        let all = json!({ "groups": { "*": { "requireMention": false } } });
+        let carried = |more: Value| {
+            let outcomes = read(all.clone(), &[update(more)]);
+            let message = message(&outcomes[0]);
+            (message.others.clone().unwrap(), message.forwarded)
+        };
+        let chat = json!({ "id": -5, "type": "supergroup", "title": "G" });
+        let user = |id: i64| json!({ "id": id, "is_bot": id == 99, "first_name": "N" });
+        let answering = |from: i64, more: Value| {
+            let mut replied = json!({ "message_id": 1, "date": 1, "chat": chat, "from": user(from), "text": "x" });
+            replied.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({ "text": "hi", "reply_to_message": replied })
+        };
+        let origin = |id: i64| json!({ "type": "user", "date": 1, "sender_user": user(id) });
+        let hidden = json!({ "type": "hidden_user", "date": 1, "sender_user_name": "Ann Lee" });
+        let none = Vec::<String>::new;
+
+        assert_eq!(carried(json!({ "text": "hi" })), (none(), false));
+        assert_eq!(carried(answering(8, json!({}))), (vec!["8".into()], false));
+        assert_eq!(carried(answering(7, json!({}))), (none(), false), "the sender's own");
+        assert_eq!(carried(answering(99, json!({}))), (none(), false), "the assistant's");
+        let sent_on = answering(7, json!({ "forward_origin": origin(8) }));
+        assert_eq!(carried(sent_on), (vec!["8".into()], false));
+        let elsewhere = json!({ "text": "hi", "external_reply": { "origin": origin(99) },
+            "quote": { "text": "x", "position": 0 } });
+        assert_eq!(carried(elsewhere), (vec!["99".into()], false));
+
+        let forwarded = |origin: Value| json!({ "text": "/node a b", "forward_origin": origin });
+        assert_eq!(carried(forwarded(origin(8))), (vec!["8".into()], true));
+        assert_eq!(carried(forwarded(origin(7))), (none(), false), "the sender's own");
+        let (others, is_forwarded) = carried(forwarded(hidden));
+        assert!(others[0].contains("hidden user") && is_forwarded, "a name proves nothing");
+        assert_eq!(
+            carried(json!({ "text": "hi", "via_bot": user(50) })),
+            (vec!["50".into()], true)
+        );
+    }
+
+    #[test]
     fn talk_before_a_mention_is_its_context() {
         let mention = json!([{ "type": "mention", "offset": 0, "length": 10 }]);
         let said = |text: &str| update(json!({ "text": text }));
@@ -617,6 +715,7 @@ mod tests {
         let message = message(&outcomes[3]);
         assert_eq!(message.text, "hi");
         assert_eq!(message.context, ["Ann Lee: b", "Ann Lee: c"]);
+        assert_eq!(message.others.as_deref(), Some([].as_slice()), "all of it is the sender's");
         assert_eq!(message.peer.id, "-5");
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::RunRequest,
-    methods::{Context, agent},
+    methods::{Context, agent, chat},
     rpc::Result,
     sessions::key,
 };
@@ -55,6 +55,33 @@ struct Transcript {
     session_key: Option<String>,
 }
 
+/// Returns the conversation that a node may speak in: one whose name starts with `node-`, unless it
+/// is another node's own, or the main one of the agent that answers, which is what the apps use. All
+/// others belong to people and groups, in whose name a node would speak.
+fn conversation(cx: &Context, wanted: Option<&str>, default: &str) -> String {
+    let config = cx.gateway.config.get();
+    let node_id = cx.caller.node_id();
+    let own = format!("node-{node_id}");
+    let Some(wanted) = trimmed(wanted) else { return default.to_owned() };
+
+    let key = key::canonical(&config, wanted);
+    let main = key::main(&config, &key::default_agent(&config));
+    let name = key::without_agent(&key).strip_prefix("node-");
+    let is_of_nodes = name.is_some_and(|name| name == node_id.to_lowercase() || !is_device(name));
+    let is_default = key::owner(&config, &key) == key::default_agent(&config);
+    if wanted.len() <= MAX_KEY && (key == main || (is_of_nodes && is_default)) {
+        return wanted.to_owned();
+    }
+    let session: String = wanted.chars().take(MAX_KEY).collect();
+    tracing::warn!(node = node_id, session, "a node may not speak there; its own session is used");
+    own
+}
+
+/// Returns whether a name is the id of a device key.
+fn is_device(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// Lets the agent answer what somebody said to the node. The answer is told by
 /// events, and the conversation stays where it was.
 async fn hear(cx: &Context, event: &NodeEvent) {
@@ -63,8 +90,10 @@ async fn hear(cx: &Context, event: &NodeEvent) {
     let request = RunRequest {
         run_id: uuid::Uuid::new_v4().to_string(),
         event_id: Some(format!("voice-{}", uuid::Uuid::new_v4())),
-        session_key: trimmed(heard.session_key.as_deref()).unwrap_or("main").to_owned(),
+        session_key: conversation(cx, heard.session_key.as_deref(), "main"),
         text: text.to_owned(),
+        own_words: text.to_owned(),
+        asker: chat::asker(cx),
         thinking: Some("low".into()),
         ..RunRequest::default()
     };
@@ -85,22 +114,26 @@ struct Question {
     timeout_seconds: Option<u64>,
 }
 
-/// Calls the agent as the method `agent` does.
+/// Calls the agent as the method `agent` does. The answer goes to the place where the conversation
+/// is answered anyway, if anywhere: a node chooses no recipient.
 async fn ask(cx: &Context, event: &NodeEvent) {
     let Some(question) = payload::<Question>(event) else { return };
     let Some(text) = message(&question.message) else { return };
     let own = format!("node-{}", cx.caller.node_id());
     let channel = trimmed(question.channel.as_deref()).map(str::to_lowercase);
     let channel = channel.filter(|channel| agent::CHANNELS.contains(&channel.as_str()));
+    let names_recipient = trimmed(question.to.as_deref()).is_some();
+    if names_recipient {
+        tracing::warn!(node = cx.caller.node_id(), "a node may not choose a recipient");
+    }
     let mut params = json!({
         "message": text,
-        "sessionKey": trimmed(question.session_key.as_deref()).unwrap_or(&own),
-        "deliver": question.deliver == Some(true) && channel.is_some(),
+        "sessionKey": conversation(cx, question.session_key.as_deref(), &own),
+        "deliver": question.deliver == Some(true) && channel.is_some() && !names_recipient,
         "idempotencyKey": uuid::Uuid::new_v4().to_string(),
     });
     for (name, value) in [
         ("thinking", question.thinking.map(Value::from)),
-        ("to", question.to.map(Value::from)),
         ("channel", channel.map(Value::from)),
         ("timeout", question.timeout_seconds.map(Value::from)),
     ] {
@@ -109,7 +142,7 @@ async fn ask(cx: &Context, event: &NodeEvent) {
         }
     }
     let Ok(params) = serde_json::from_value(params) else { return };
-    match agent::run(cx.clone(), params).await {
+    match agent::run_for(cx.clone(), params, chat::asker(cx)).await {
         Ok(answers) => {
             if let Some(last) = answers.last {
                 tokio::spawn(last);
@@ -157,7 +190,7 @@ async fn report(cx: &Context, event: &NodeEvent) {
     if session_key.len() <= MAX_KEY {
         let session_key = key::canonical(&cx.gateway.config.get(), session_key);
         let text = sentence(&event.event, node_id, &execution);
-        cx.gateway.system_events.queue(&session_key, text);
+        cx.gateway.system_events.queue_report(&session_key, node_id, text);
     }
 }
 

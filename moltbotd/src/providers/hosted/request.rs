@@ -113,7 +113,7 @@ fn tool_answers(answers: &mut Vec<ToolResponse>) -> MessageContent {
 
 fn message(turn: &Turn, images: bool, thoughts: &Thoughts) -> Option<ChatMessage> {
     match turn {
-        Turn::User { text, attachments } => {
+        Turn::User { text, attachments, .. } => {
             let mut parts: Vec<ContentPart> = Vec::new();
             if !text.is_empty() {
                 parts.push(ContentPart::from_text(text.as_str()));

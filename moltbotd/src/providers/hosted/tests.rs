@@ -31,7 +31,11 @@ async fn ask_silent_server(head: &'static str) -> Vec<Result<Chunk, ProviderErro
     let sections = json!({ "models": { "providers": { "mine": provider } } });
     let config: Config = serde_json::from_value(sections).unwrap();
     let model = hosted.find(&config, &ModelRef::parse("mine/m").unwrap()).unwrap();
-    let turns = vec![Turn::User { text: "hello".into(), attachments: Vec::new() }];
+    let turns = vec![Turn::User {
+        text: "hello".into(),
+        own_words: String::new(),
+        attachments: Vec::new(),
+    }];
     let chunks = model.stream(Prompt { turns, ..Prompt::default() }).collect().await;
     server.abort();
     chunks

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{Items, Outcome, copy, source::Folder};
 use crate::{
-    config::{Config, Loaded},
+    config::{Config, Loaded, restrictions},
     paths::expand_home,
     private,
     state::{Place, backup::SECRET_FILES},
@@ -68,6 +68,7 @@ fn take_file(place: &Place, folder: &Folder, loaded: &Loaded, items: &mut Items)
         Ok(there) if there == text => {
             take_includes(target, loaded, items);
             items.add("configuration", name, Outcome::Present);
+            name_restrictions(loaded, Outcome::Present, items);
         }
         Ok(_) => {
             let why = format!(
@@ -75,15 +76,31 @@ fn take_file(place: &Place, folder: &Folder, loaded: &Loaded, items: &mut Items)
                 target.display()
             );
             items.explain("configuration", &name, Outcome::Kept, why);
+            name_restrictions(loaded, Outcome::Kept, items);
         }
         Err(_) => {
             // First what it includes: without it the file would be invalid.
             take_includes(target, loaded, items);
             match write(target, &text) {
-                Ok(()) => items.add("configuration", name, Outcome::Taken),
+                Ok(()) => {
+                    items.add("configuration", name, Outcome::Taken);
+                    name_restrictions(loaded, Outcome::Taken, items);
+                }
                 Err(why) => items.fail("configuration", name, why),
             }
         }
+    }
+}
+
+/// Says of each restriction what it comes to here, so that whoever locked the other gateway down
+/// sees that this one is. Where a configuration is here already, they are not in force.
+fn name_restrictions(loaded: &Loaded, outcome: Outcome, items: &mut Items) {
+    for (key, what) in restrictions(&loaded.config) {
+        let why = match outcome {
+            Outcome::Kept => format!("not in force here: {what}"),
+            _ => what,
+        };
+        items.explain("restriction", key, outcome, why);
     }
 }
 
