@@ -18,9 +18,14 @@ pub const VIOLATION_BYTES: usize = 4096;
 /// Longest message of an error, in characters; the list of violations fits.
 pub const ERROR_CHARS: usize = 8192;
 
-/// Longest id of a request, in characters. It is repeated in every answer;
-/// clients use UUIDs.
+/// Longest id of a request and longest idempotency key, in characters. The one
+/// is repeated in every answer, the other is kept for minutes; clients use
+/// UUIDs.
 pub const REQUEST_ID_CHARS: usize = 256;
+
+/// Longest key of a conversation that is begun or changed, in characters: the
+/// ids of agent, channel, account, chat and topic fit several times over.
+pub const SESSION_KEY_CHARS: usize = 512;
 
 /// Longest name of a device, client, host or node, in characters: what a line
 /// of a table or a notification holds several times over.

@@ -203,6 +203,30 @@ async fn a_frame_of_too_many_values_is_refused_before_they_are_built() {
     assert!(said.contains("nested deeper than 127 levels"), "{said}");
 }
 
+#[tokio::test]
+async fn what_is_kept_of_a_call_has_a_limit() {
+    let daemon = Daemon::start().await;
+    let mut operator = daemon.operator().await;
+    let (key, id) = ("k".repeat(513), "i".repeat(257));
+    for (method, params) in [
+        ("chat.send", json!({ "sessionKey": key, "message": "x", "idempotencyKey": "i" })),
+        ("chat.send", json!({ "sessionKey": "main", "message": "x", "idempotencyKey": id })),
+        ("agent", json!({ "sessionKey": key, "message": "x", "idempotencyKey": "i" })),
+        ("agent", json!({ "message": "x", "idempotencyKey": id })),
+        ("sessions.patch", json!({ "key": key })),
+        ("node.invoke", json!({ "nodeId": "n", "command": "c", "idempotencyKey": id })),
+    ] {
+        let error = operator.call(method, params).await.unwrap_err();
+        let said = error["message"].as_str().unwrap();
+        assert!(said.contains("must NOT have more than"), "{method}: {said}");
+    }
+    let frame = json!({ "type": "req", "id": id, "method": "health" });
+    operator.send_text(&frame.to_string()).await;
+    let error = operator.answer("invalid").await.unwrap_err();
+    let said = error["message"].as_str().unwrap();
+    assert!(said.contains("at /id: must NOT have more than 256 characters"), "{said}");
+}
+
 /// Calls and asks over both sockets while somebody else is costly.
 async fn serves_a_clean_client(daemon: &Daemon) {
     const TIMES: usize = 30;

@@ -103,7 +103,9 @@ async fn deep_json_is_refused_and_the_daemon_lives() {
             stranger.send_text(&connect).await;
             let answer = stranger.read_frame().await;
             assert_eq!(answer, None, "a stranger's frame is read no deeper than 64 levels");
-            stranger.closed().await;
+            let (code, reason) = stranger.closed().await;
+            let wanted = "invalid request frame: must NOT be nested deeper than 64 levels";
+            assert_eq!((code, reason.as_str()), (1008, wanted));
         }
     }
     let mut operator = daemon.operator().await;

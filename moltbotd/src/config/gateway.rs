@@ -256,7 +256,10 @@ pub struct Remote {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Limits {
-    /// Largest frame of an authenticated client, in bytes.
+    /// Largest frame of an authenticated client, in bytes. Clients that send no
+    /// media have less: 1 MiB for nodes without a camera, canvas, screen, browser
+    /// or files, 512 KiB for operators that may only read and for nodes without
+    /// commands.
     pub max_payload: usize,
     /// Most bytes kept for a client that reads slowly.
     pub max_buffered_bytes: usize,

@@ -17,6 +17,9 @@ use tokio::sync::watch;
 
 use super::{Config, Effect, Loaded, Reload, ReloadMode, Source, schema};
 
+/// Changes that the health report names; it goes to every client.
+const MOST_SHOWN: usize = 16;
+
 /// The configuration in force. A reload replaces it as a whole, or not at all.
 #[derive(Debug)]
 pub struct Live {
@@ -238,7 +241,12 @@ impl Live {
             return Some(why.clone());
         }
         if !state.waiting.is_empty() {
-            return Some(format!("waits for a restart: {}", state.waiting.join(", ")));
+            let (shown, rest) = state.waiting.split_at(state.waiting.len().min(MOST_SHOWN));
+            let more = match rest.len() {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            return Some(format!("waits for a restart: {}{more}", shown.join(", ")));
         }
         state.held_back.then(|| "the file has changes; gateway.reload.mode is off".into())
     }

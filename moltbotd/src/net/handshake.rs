@@ -158,8 +158,9 @@ async fn first_text<S: Socket>(
 }
 
 fn connect_params(text: &str) -> Result<(String, ConnectParams), Failed> {
-    if rpc::measure(text, limits::JSON_BEFORE_LOGIN).is_err() {
-        return Err(Failed::bad_frame());
+    if let Err(error) = rpc::measure(text, limits::JSON_BEFORE_LOGIN) {
+        let reason = format!("invalid request frame: {error}");
+        return Err(Failed { reason, ..Failed::bad_frame() });
     }
     let Ok(frame) = serde_json::from_str::<RequestFrame<'_>>(text) else {
         let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();

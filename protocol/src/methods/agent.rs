@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Request, Scope, Text, Waits};
+use crate::{Access, Request, Scope, Text, Waits, limits};
 
 /// Runs the agent on a message. Answers at once, and again with the result.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -26,6 +26,7 @@ pub struct AgentRun {
     pub session_id: Option<String>,
     /// The conversation, by its key; wins over the id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub session_key: Option<String>,
     /// How hard the model thinks about this message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,6 +72,7 @@ pub struct AgentRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extra_system_prompt: Option<String>,
     /// Identifies the run: sent twice, it is done once.
+    #[schemars(length(max = limits::REQUEST_ID_CHARS))]
     pub idempotency_key: Text,
     /// Name of the conversation.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Access, Request, Scope, Text};
+use crate::{Access, Request, Scope, Text, limits};
 
 /// Returns the messages of a conversation, oldest first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -44,6 +44,7 @@ pub struct History {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChatSend {
     /// Key of the conversation.
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub session_key: Text,
     /// The message.
     pub message: Text,
@@ -62,6 +63,7 @@ pub struct ChatSend {
     #[schemars(range(min = 0))]
     pub timeout_ms: Option<u64>,
     /// Identifies the message: sent twice, it is handled once.
+    #[schemars(length(max = limits::REQUEST_ID_CHARS))]
     pub idempotency_key: Text,
 }
 
@@ -128,6 +130,7 @@ pub struct ChatAborted {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChatInject {
     /// Key of the conversation.
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub session_key: Text,
     /// The message.
     pub message: Text,

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::system::Done;
 use crate::{
     Access, Request, Scope, Text, Waits,
-    limits::{CAPS, COMMANDS, NAME_CHARS, WORD_CHARS},
+    limits::{CAPS, COMMANDS, NAME_CHARS, REQUEST_ID_CHARS, WORD_CHARS},
 };
 
 /// A device that lends its camera, screen or shell.
@@ -121,6 +121,7 @@ pub struct NodeInvoke {
     /// Which node.
     pub node_id: Text,
     /// Which command, for example `system.run`.
+    #[schemars(length(max = WORD_CHARS))]
     pub command: Text,
     /// Its parameters. Fields that stand for an approval are dropped: only the
     /// gateway attaches those.
@@ -132,6 +133,7 @@ pub struct NodeInvoke {
     #[schemars(range(min = 0))]
     pub timeout_ms: Option<u64>,
     /// Handed to the node, which may use it to recognise a repetition.
+    #[schemars(length(max = REQUEST_ID_CHARS))]
     pub idempotency_key: Text,
 }
 

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Access, Request, Scope, Text, Waits};
+use crate::{Access, Request, Scope, Text, Waits, limits};
 
 /// Sends a message through a channel and waits until the channel confirmed it.
 /// The same idempotency key never sends twice, not even across a restart.
@@ -31,8 +31,10 @@ pub struct Send {
     pub account_id: Option<String>,
     /// Session whose transcript gets a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub session_key: Option<String>,
     /// Identifies the call: a repeated one is answered, not sent again.
+    #[schemars(length(max = limits::REQUEST_ID_CHARS))]
     pub idempotency_key: Text,
 }
 

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Access, Request, Scope, Text};
+use crate::{Access, Request, Scope, Text, limits};
 
 /// Everything remembered about a conversation besides its messages.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -454,6 +454,7 @@ pub struct SessionResolved {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SessionsPatch {
     /// Its key.
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub key: Text,
     /// Name; unique.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
@@ -595,6 +596,7 @@ pub struct SessionPatched {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SessionsReset {
     /// Its key.
+    #[schemars(length(max = limits::SESSION_KEY_CHARS))]
     pub key: Text,
 }
 
