@@ -41,4 +41,6 @@ mod service_files;
 mod settings;
 mod state;
 mod tailscale;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tls;

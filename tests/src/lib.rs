@@ -25,6 +25,8 @@ pub mod steered_model;
 pub mod tailnet;
 pub mod telegram;
 pub mod telegram_front;
+#[cfg(target_os = "linux")]
+pub mod terminal;
 pub mod tree;
 
 use std::time::Duration;

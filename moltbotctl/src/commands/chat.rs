@@ -1,6 +1,11 @@
 //! `moltbotctl chat`: a conversation, line by line, with streamed answers.
+//!
+//! In a terminal the lines come from an editor; from a pipe they are read as they
+//! are, so that a conversation can be scripted.
 
-use std::time::Duration;
+mod editor;
+
+use std::{io::IsTerminal as _, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,6 +14,7 @@ use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
 };
 
+use self::editor::{LineEditor, Typed};
 use super::{agent::main_session, thinking_levels};
 use crate::{
     client::{Client, Pushed},
@@ -19,6 +25,10 @@ use crate::{
 
 /// How long a conversation waits for a gateway that is gone.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Of this program rather than of the gateway.
+const OWN_COMMANDS: [&str; 2] = ["/quit", "/exit"];
+/// What every gateway of protocol 3 takes, where it does not list its commands.
+const COMMON_COMMANDS: [&str; 4] = ["/help", "/new", "/status", "/stop"];
 
 /// Which conversation.
 #[derive(Debug, Args)]
@@ -31,8 +41,9 @@ pub struct ChatArgs {
     pub thinking: Option<String>,
 }
 
-/// Reads lines until the end of input or `/quit`. Ctrl-C stops an answer, or
-/// leaves when there is none.
+/// Reads lines until the end of input or `/quit`. In a terminal Ctrl-C clears the
+/// line or stops an answer and Ctrl-D leaves; without one, Ctrl-C leaves where
+/// there is no answer to stop.
 ///
 /// # Errors
 /// When the connection ends, or an answer failed and nobody watches.
@@ -44,13 +55,14 @@ pub async fn run(cx: &Context, args: ChatArgs) -> anyhow::Result<()> {
         cx,
         out: cx.output,
         events: client.events(),
-        lines: BufReader::new(tokio::io::stdin()).lines(),
+        input: Input::open(cx)?,
         thinking: args.thinking,
         client,
         session,
         failed: false,
     };
     chat.welcome();
+    chat.learn_commands().await;
     while let Some(line) = chat.read().await? {
         match line.trim() {
             "" => {}
@@ -63,12 +75,36 @@ pub async fn run(cx: &Context, args: ChatArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Where the lines come from.
+enum Input {
+    Terminal(LineEditor),
+    Pipe(Lines<BufReader<Stdin>>),
+}
+
+impl Input {
+    fn open(cx: &Context) -> anyhow::Result<Self> {
+        if cx.output.is_terminal() && !cx.output.json && std::io::stdin().is_terminal() {
+            let history = cx.paths.client_dir().join("chat-history");
+            return Ok(Self::Terminal(LineEditor::start(&history)?));
+        }
+        Ok(Self::Pipe(BufReader::new(tokio::io::stdin()).lines()))
+    }
+
+    /// May be dropped and called again: nothing that was typed is lost.
+    async fn next(&mut self) -> anyhow::Result<Typed> {
+        match self {
+            Self::Terminal(editor) => editor.next().await,
+            Self::Pipe(lines) => Ok(lines.next_line().await?.map_or(Typed::End, Typed::Line)),
+        }
+    }
+}
+
 struct Chat<'a> {
     cx: &'a Context,
     out: Output,
     client: Client,
     events: Receiver<Pushed>,
-    lines: Lines<BufReader<Stdin>>,
+    input: Input,
     session: String,
     thinking: Option<String>,
     failed: bool,
@@ -77,19 +113,38 @@ struct Chat<'a> {
 impl Chat<'_> {
     fn welcome(&self) {
         if self.out.is_terminal() && !self.out.json {
-            let text =
-                format!("Conversation {}. /quit leaves, Ctrl-C stops an answer.", self.session);
+            let text = format!(
+                "Conversation {}. Ctrl-C clears the line or stops an answer; Ctrl-D or /quit leaves.",
+                self.session
+            );
             self.out.line(self.out.quiet(&clean(&text)));
         }
     }
 
-    async fn read(&mut self) -> anyhow::Result<Option<String>> {
-        if self.out.is_terminal() && !self.out.json {
-            self.out.text("> ");
+    /// Asks the gateway for its commands, for Tab. One that does not tell has the
+    /// usual ones.
+    async fn learn_commands(&self) {
+        let Input::Terminal(editor) = &self.input else { return };
+        let listed = self.client.call_raw("commands.list", json!({ "scope": "text" })).await;
+        let mut commands = listed.as_ref().map(commands_in).unwrap_or_default();
+        if commands.is_empty() {
+            commands = COMMON_COMMANDS.map(ToOwned::to_owned).to_vec();
         }
+        commands.extend(OWN_COMMANDS.map(ToOwned::to_owned));
+        commands.sort_unstable();
+        commands.dedup();
+        editor.complete(commands);
+    }
+
+    /// Returns the next line, or `None` when the person leaves.
+    async fn read(&mut self) -> anyhow::Result<Option<String>> {
         loop {
             tokio::select! {
-                line = self.lines.next_line() => return Ok(line?),
+                typed = self.input.next() => match typed? {
+                    Typed::Line(line) => return Ok(Some(line)),
+                    Typed::Cleared => {}
+                    Typed::End => return Ok(None),
+                },
                 _ = tokio::signal::ctrl_c() => return Ok(None),
                 event = self.events.recv() => match self.aside(event) {
                     Ok(()) => {}
@@ -100,13 +155,21 @@ impl Chat<'_> {
         }
     }
 
+    /// Prints a remark, above the line that is being typed if there is one.
+    fn remark(&self, text: &str) {
+        match &self.input {
+            Input::Terminal(editor) if editor.is_reading() => editor.print(&clean(text)),
+            _ => self.out.remark(text),
+        }
+    }
+
     /// Nothing of the conversation is on this side, so it goes on where it was.
     async fn connect_again(&mut self) -> anyhow::Result<()> {
         let error = Error::Closed(self.client.closed().await);
-        self.out.remark(format!("{error}; connecting again"));
+        self.remark(&format!("{error}; connecting again"));
         self.client = self.cx.connect_again(Some(PATIENCE)).await?.client;
         self.events = self.client.events();
-        self.out.remark("connected again");
+        self.remark("connected again");
         Ok(())
     }
 
@@ -114,7 +177,7 @@ impl Chat<'_> {
     fn aside(&self, event: Result<Pushed, RecvError>) -> Result<(), Error> {
         match event {
             Ok(pushed) if pushed.event == "shutdown" => {
-                self.out.remark("the gateway is shutting down");
+                self.remark("the gateway is shutting down");
                 Ok(())
             }
             Err(RecvError::Closed) => Err(Error::Closed(Closed::abnormal(""))),
@@ -277,6 +340,18 @@ impl Chat<'_> {
     }
 }
 
+/// Returns the words of a list of commands, each with its `/`.
+fn commands_in(listed: &Value) -> Vec<String> {
+    let commands = listed["commands"].as_array().into_iter().flatten();
+    let aliases = commands.flat_map(|command| command["textAliases"].as_array());
+    let words = aliases.flatten().filter_map(Value::as_str);
+    // Tab puts them on the line, so what could steer the terminal is left out.
+    let harmless = |word: &&str| {
+        word.starts_with('/') && word.chars().all(|c| c.is_alphanumeric() || "/-_:".contains(c))
+    };
+    words.filter(harmless).map(ToOwned::to_owned).collect()
+}
+
 /// Returns the text of a message's parts.
 fn text_of(message: &Value) -> String {
     match &message["content"] {
@@ -305,6 +380,16 @@ mod tests {
         assert_eq!(addition("", "Hel"), "Hel");
         assert_eq!(addition("Hel", "Hello"), "lo");
         assert_eq!(addition("Hallo", "Hello"), "\nHello");
+    }
+
+    #[test]
+    fn the_commands_of_a_gateway_are_those_that_are_typed() {
+        let listed = json!({ "commands": [
+            { "name": "new", "textAliases": ["/new", "/n"] },
+            { "name": "odd", "textAliases": ["/o\u{1b}[31m", "plain"] }, { "name": "none" },
+        ] });
+        assert_eq!(commands_in(&listed), ["/new", "/n"]);
+        assert!(commands_in(&Value::Null).is_empty());
     }
 
     #[test]

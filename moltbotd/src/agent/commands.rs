@@ -304,20 +304,49 @@ fn parse(text: &str, session: &Session) -> Option<Command> {
     })
 }
 
+/// A command as people are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedCommand {
+    /// What is typed, each with its `/`; the first is the usual one.
+    pub words: Vec<String>,
+    /// What follows the word, empty when nothing does.
+    pub arguments: &'static str,
+    /// What it does.
+    pub description: &'static str,
+}
+
+/// Returns the commands that every model has, in the order `/help` lists them.
+#[must_use]
+pub fn listed(session: &Session) -> Vec<ListedCommand> {
+    let command = |words: &[&str], arguments, description| ListedCommand {
+        words: words.iter().map(|word| (*word).to_owned()).collect(),
+        arguments,
+        description,
+    };
+    let new: Vec<&str> = triggers(session).collect();
+    vec![
+        command(&["/status"], "", "model, session and queue"),
+        command(&new, "", "start a new conversation; text after it is its first message"),
+        command(&["/stop"], "", "stop what is under way"),
+        command(&["/nodes"], "", "list the nodes"),
+        command(&["/node"], "<id> <command> [json]", "run a command on a node"),
+        command(&["/help"], "", "this list"),
+    ]
+}
+
 fn help(session: &Session, tools: Option<&String>) -> String {
-    let tool = tools.map_or_else(String::new, |names| {
-        format!("\n/tool NAME {{json}} – call a tool of the assistant: {names}")
+    let lines = listed(session).into_iter().map(|command| {
+        let words = command.words.join(" or ");
+        let gap = if command.arguments.is_empty() { "" } else { " " };
+        let line = format!("{words}{gap}{} – {}", command.arguments, command.description);
+        match (command.words.first().map(String::as_str), tools) {
+            (Some("/node"), Some(names)) => {
+                format!("{line}\n/tool NAME {{json}} – call a tool of the assistant: {names}")
+            }
+            _ => line,
+        }
     });
-    let new = triggers(session).collect::<Vec<_>>().join(" or ");
-    format!(
-        "Commands:\n\
-         /status – model, session and queue\n\
-         {new} – start a new conversation; text after it is its first message\n\
-         /stop – stop what is under way\n\
-         /nodes – list the nodes\n\
-         /node <id> <command> [json] – run a command on a node{tool}\n\
-         /help – this list"
-    )
+    format!("Commands:\n{}", lines.collect::<Vec<_>>().join("\n"))
 }
 
 /// Splits `/name@bot rest`.

@@ -11,7 +11,7 @@
 
 pub mod attachments;
 mod beginning;
-mod commands;
+pub mod commands;
 mod conversing;
 mod ending;
 mod gate;

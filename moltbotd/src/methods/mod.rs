@@ -5,6 +5,7 @@ mod agent;
 mod agents;
 mod channels;
 mod chat;
+mod commands;
 mod config;
 mod device;
 mod exec_approvals;
@@ -49,6 +50,7 @@ pub fn router() -> Router<Gateway> {
     send::register(&mut router);
     agent::register(&mut router);
     chat::register(&mut router);
+    commands::register(&mut router);
     router
 }
 

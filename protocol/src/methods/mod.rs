@@ -4,6 +4,7 @@ pub mod agent;
 pub mod agents;
 pub mod channels;
 pub mod chat;
+pub mod commands;
 pub mod config;
 pub mod device;
 pub mod exec_approvals;
