@@ -165,6 +165,34 @@ impl Access {
 mod tests {
     use super::*;
 
+    /// Grants are checked with `covers` and narrowed with `meet`; both must agree with what
+    /// the scopes open, whatever is held and whatever is asked for.
+    #[test]
+    fn every_two_sets_compare_as_what_they_open() {
+        let subsets: Vec<Scopes> = (0..1_u32 << Scope::ALL.len())
+            .map(|bits| {
+                let held = |(index, _): &(usize, Scope)| bits >> index & 1 == 1;
+                let chosen = Scope::ALL.into_iter().enumerate().filter(held);
+                Scopes::of(&chosen.map(|(_, scope)| scope).collect::<Vec<_>>())
+            })
+            .collect();
+        for one in &subsets {
+            for two in &subsets {
+                let opens_all = |scope: Scope| !two.holds(scope) || one.holds(scope);
+                assert_eq!(
+                    one.covers(two),
+                    Scope::ALL.into_iter().all(opens_all),
+                    "{one:?} {two:?}"
+                );
+                let both = one.meet(two);
+                for scope in Scope::ALL {
+                    let opened = one.holds(scope) && two.holds(scope);
+                    assert_eq!(both.holds(scope), opened, "{one:?} {two:?} {scope:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn admin_implies_everything_and_write_implies_read() {
         let admin = Scopes::of(&[Scope::Admin]);

@@ -40,6 +40,24 @@ fn the_contract_has_no_runtime_no_sockets_no_clock() {
     }
 }
 
+/// A shell would read what peers say as commands, and a program found through `PATH` may be
+/// another one. `tailscale` is run by its absolute path after its owner and mode were checked.
+#[test]
+fn the_daemon_starts_programs_in_one_place_and_never_a_shell() {
+    let source = source_root().join("moltbotd/src");
+    let mut places = Vec::new();
+    for file in rust_files(&source) {
+        let text = without_tests(&fs::read_to_string(&file).unwrap());
+        if text.contains("Command::new") {
+            places.push(file.strip_prefix(&source).unwrap().to_owned());
+        }
+        for shell in ["/bin/sh", "/bin/bash", "\"-c\""] {
+            assert!(!text.contains(shell), "{} mentions {shell}", file.display());
+        }
+    }
+    assert_eq!(places, [Path::new("tailscale/program.rs")]);
+}
+
 #[test]
 fn nested_groups_are_read() {
     let text = "use crate::{\n    bus::{Bus, outbox},\n    store::Store,\n};\nuse crate::clock;\n\

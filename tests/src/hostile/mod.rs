@@ -130,6 +130,7 @@ pub async fn attack(strength: Strength) -> Report {
     clean.begin("the time after");
     clean.each_has_called(10).await;
     report.memory_after = memory(pid, "VmRSS");
+    report.held_after = held_bytes(&daemon).await;
     report.kept = clean.waits(Way::Kept);
     report.fresh = clean.waits(Way::Fresh);
     report.control = clean.waits(Way::Control);
@@ -300,6 +301,24 @@ impl Attacker {
         // A gateway that has hung up already does not take the rest.
         let _ = socket.write(&bytes).await;
         Ok(socket.finish().await)
+    }
+}
+
+/// Returns the bytes that the gateway says it holds for clients, once they are none or have
+/// stopped becoming fewer.
+async fn held_bytes(daemon: &Daemon) -> u64 {
+    let mut least = u64::MAX;
+    loop {
+        let (_, page) = daemon.get("/metrics", &[]).await;
+        let lines = page.lines().filter(|line| line.starts_with("moltbot_connections_held_bytes{"));
+        let held =
+            lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+        let held = held as u64;
+        if held == 0 || held >= least {
+            return held;
+        }
+        least = held;
+        tokio::time::sleep(STALL).await;
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Report {
     pub peak_memory: u64,
     /// Its resident memory once the attackers were gone.
     pub memory_after: u64,
+    /// Bytes that it still held for clients then.
+    pub held_after: u64,
     /// The watchdog's pings.
     pub watchdog: Silences,
     /// How the daemon ended, if it did not survive.
@@ -114,6 +116,7 @@ impl Report {
             expect(*unsent == 0, format!("{family}: {unsent} inputs could not be sent"));
         }
         expect(self.silent == 0, format!("{} costly frames without a reaction", self.silent));
+        expect(self.held_after == 0, format!("{} bytes are still held", self.held_after));
         expect(self.watchdog.missed == 0, format!("the watchdog missed {}", self.watchdog.missed));
         expect(self.death.is_none(), format!("the daemon ended with {:?}", self.death));
         expect(self.panics == 0, format!("{} panics", self.panics));
@@ -153,6 +156,7 @@ impl fmt::Display for Report {
         writeln!(f, "| costly frames without reaction | {} |", self.silent)?;
         writeln!(f, "| peak memory | {} |", mebibytes(self.peak_memory))?;
         writeln!(f, "| memory afterwards | {} |", mebibytes(self.memory_after))?;
+        writeln!(f, "| still held for clients | {} bytes |", self.held_after)?;
         let Silences { pings, missed, longest } = &self.watchdog;
         let longest = seconds(*longest);
         writeln!(f, "| watchdog | {pings} pings, {missed} missed, longest pause {longest} |")?;
