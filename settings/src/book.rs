@@ -8,19 +8,21 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
+use nix::{fcntl::OFlag, unistd::Uid};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    account::{Access, ActingAs},
     edit::Change,
     include::{IncludeError, Texts},
 };
@@ -35,9 +37,6 @@ const EMPTY: &str = "{}\n";
 const PATIENCE: Duration = Duration::from_secs(10);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 const FILE_MODE: u32 = 0o600;
-/// What is kept of a mode: a service may read, through its group, what only
-/// root may write.
-const KEPT_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o700;
 
 /// Why a file is not changed. It is as it was.
@@ -119,12 +118,18 @@ pub struct Part {
     /// SHA-256 of what it said then, in hex; absent when it went.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
+    /// Whose it was before, and who could read it; absent when there was no
+    /// file, and in changes of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
 }
 
 /// The changes of one configuration file.
 #[derive(Clone, Debug)]
 pub struct Book {
     main: PathBuf,
+    /// The folder whose owner's rights are used, if not those of this process.
+    owned: Option<PathBuf>,
 }
 
 /// A change in the making, with the lock held.
@@ -134,6 +139,8 @@ pub struct Draft {
     _lock: File,
     before: BTreeMap<PathBuf, Option<String>>,
     after: BTreeMap<PathBuf, Option<String>>,
+    /// Whose the files were before the change that is taken back.
+    restored: BTreeMap<PathBuf, Access>,
     undoes: Option<u64>,
 }
 
@@ -148,7 +155,28 @@ impl Book {
     /// not the link is replaced.
     #[must_use]
     pub fn of(main: &Path) -> Self {
-        Self { main: main.canonicalize().unwrap_or_else(|_| main.into()) }
+        Self { main: main.canonicalize().unwrap_or_else(|_| main.into()), owned: None }
+    }
+
+    /// Takes the configuration file of a gateway that may be another user's.
+    ///
+    /// Root works with the rights of the user who has the folder: the gateway
+    /// is that user's. What is made belongs to that user, while a file that
+    /// was there keeps owner and mode. It is the folder of the path as it was
+    /// given, since a link in there is that user's work, too. [`ActingAs`]
+    /// says who must not use this.
+    #[must_use]
+    pub fn of_owner(main: &Path) -> Self {
+        Self { owned: main.parent().map(Path::to_owned), ..Self::of(main) }
+    }
+
+    fn act(&self) -> Result<Option<ActingAs>, BookError> {
+        let Some(folder) = &self.owned else { return Ok(None) };
+        ActingAs::owner_of(folder).map_err(|source| BookError::Io {
+            action: "act as the owner of",
+            path: folder.clone(),
+            source,
+        })
     }
 
     /// Returns the file, with links followed.
@@ -171,6 +199,7 @@ impl Book {
     ///
     /// When the list is there but cannot be read.
     pub fn history(&self) -> Result<Vec<Entry>, BookError> {
+        let _acting = self.act()?;
         let path = self.folder().join(LIST);
         let Some(text) = read(&path)? else { return Ok(Vec::new()) };
         serde_json::from_str(&text)
@@ -183,19 +212,17 @@ impl Book {
     ///
     /// When the lock is held for long, or a file cannot be read.
     pub fn change(&self) -> Result<Draft, BookError> {
-        let model = Model::of(&self.main);
+        let _acting = self.act()?;
         let folder = self.folder();
-        if let Some(around) = self.main.parent() {
-            make_folder(around, None)?;
-        }
-        make_folder(&folder, model.as_ref())?;
-        let lock = lock(&folder.join(LOCK), &self.main, model.as_ref())?;
+        make_folder(&folder)?;
+        let lock = lock(&folder.join(LOCK), &self.main)?;
         let text = read(&self.main)?;
         Ok(Draft {
             book: self.clone(),
             _lock: lock,
             before: BTreeMap::from([(self.main.clone(), text.clone())]),
             after: BTreeMap::from([(self.main.clone(), text)]),
+            restored: BTreeMap::new(),
             undoes: None,
         })
     }
@@ -206,6 +233,7 @@ impl Book {
     ///
     /// When a copy cannot be read.
     pub fn before(&self, entry: &Entry) -> Result<Vec<(PathBuf, Option<String>)>, BookError> {
+        let _acting = self.act()?;
         let text = |part: &Part| match &part.copy {
             None => Ok(None),
             Some(copy) => {
@@ -241,6 +269,7 @@ impl Draft {
     ///
     /// When a change is not possible; nothing of the draft has changed then.
     pub fn apply(&mut self, changes: &[Change]) -> Result<Vec<PathBuf>, BookError> {
+        let _acting = self.book.act()?;
         let mut texts = Texts::read(&self.book.main)?;
         let mut files = Vec::new();
         for change in changes {
@@ -267,6 +296,7 @@ impl Draft {
     /// When there is none, or, without a number, when a file has been changed
     /// by other means since.
     pub fn undo(&mut self, number: Option<u64>) -> Result<Entry, BookError> {
+        let _acting = self.book.act()?;
         let history = self.book.history()?;
         let entry = match number {
             Some(number) => history.iter().find(|entry| entry.number == number),
@@ -278,6 +308,9 @@ impl Draft {
             let now = read(&file)?;
             if number.is_none() && now.as_deref().map(hash) != part.hash {
                 return Err(BookError::Moved { file, number: entry.number });
+            }
+            if let Some(access) = part.access {
+                self.restored.insert(file.clone(), access);
             }
             let is_made = text.is_none() && now.is_some() && file == self.book.main;
             self.before.insert(file.clone(), now);
@@ -304,6 +337,7 @@ impl Draft {
     /// When a file cannot be written, or says something else by now. A change
     /// of one file is made as a whole or not at all.
     pub fn install(self, by: &str) -> Result<Option<Entry>, BookError> {
+        let _acting = self.book.act()?;
         let changed = self.changed();
         if changed.is_empty() {
             return Ok(None);
@@ -315,13 +349,25 @@ impl Draft {
         }
         let entry = self.record(&changed, by)?;
         for (file, text) in &changed {
-            let model = Model::of(file).or_else(|| Model::of(&self.book.main));
             match text {
-                Some(text) => write(file, text, model.as_ref())?,
+                Some(text) => write(file, text, self.access(file))?,
                 None => remove(file)?,
             }
         }
         Ok(Some(entry))
+    }
+
+    /// Returns whose a file is to be: whose it is, or was before the change
+    /// that is taken back. The list of changes may be another user's work, so
+    /// it gives a file to nobody but those who could have it anyway, and never
+    /// keeps the gateway from reading it.
+    fn access(&self, file: &Path) -> Option<Access> {
+        let now = Access::of(file);
+        let may_have = |access: &&Access| {
+            let known = [Some(0), Some(Uid::effective().as_raw()), now.map(|now| now.uid)];
+            known.contains(&Some(access.uid)) && access.lets_us_read()
+        };
+        self.restored.get(file).filter(may_have).copied().or(now)
     }
 
     /// Keeps copies and notes the change. It comes before the change itself:
@@ -333,7 +379,6 @@ impl Draft {
         by: &str,
     ) -> Result<Entry, BookError> {
         let folder = self.book.folder();
-        let model = Model::of(&self.book.main);
         let mut history = self.book.history()?;
         let number = history.last().map_or(0, |entry| entry.number) + 1;
         let mut files = Vec::new();
@@ -344,9 +389,10 @@ impl Draft {
                 _ => format!("{number}.{index}.json5"),
             });
             if let Some((copy, text)) = copy.as_ref().zip(before) {
-                write(&folder.join(copy), text, model.as_ref())?;
+                write(&folder.join(copy), text, None)?;
             }
-            files.push(Part { file: file.clone(), copy, hash: text.as_deref().map(hash) });
+            let access = Access::of(file);
+            files.push(Part { file: file.clone(), copy, hash: text.as_deref().map(hash), access });
         }
         let at = format!("{:.0}", Timestamp::now());
         let entry = Entry { number, at, by: by.into(), undoes: self.undoes, files };
@@ -354,7 +400,7 @@ impl Draft {
         let old = history.len().saturating_sub(KEPT);
         let gone: Vec<Entry> = history.drain(..old).collect();
         let text = serde_json::to_string_pretty(&history).expect("entries serialize");
-        write(&folder.join(LIST), &text, model.as_ref())?;
+        write(&folder.join(LIST), &text, None)?;
         for copy in gone.iter().flat_map(|entry| &entry.files).filter_map(|it| it.copy.as_ref()) {
             // One that stays is in nobody's way.
             let _ = fs::remove_file(folder.join(copy));
@@ -392,48 +438,14 @@ impl Draft {
     }
 }
 
-/// Writes a file anew, as a whole or not at all: beside its place, synced,
-/// renamed. It gets owner and mode of the one it replaces, else `0600`.
+/// Replaces a file, as a whole or not at all: written beside its place, synced,
+/// renamed. It keeps owner, group and mode; a new one is `0600`.
 ///
 /// # Errors
 ///
 /// When it cannot be written; the old one is then as it was.
 pub fn write_whole(file: &Path, text: &str) -> Result<(), BookError> {
-    write(file, text, Model::of(file).as_ref())
-}
-
-/// Whose a new file is to be.
-#[derive(Clone, Copy, Debug)]
-struct Model {
-    owner: u32,
-    group: u32,
-    mode: u32,
-}
-
-impl Model {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok();
-        // A file that is not there yet belongs to whoever has the folder.
-        let folder = || fs::metadata(path.parent()?).ok();
-        let (found, is_file): (Metadata, bool) =
-            file.map(|it| (it, true)).or_else(|| folder().map(|it| (it, false)))?;
-        let mode = if is_file { found.mode() & KEPT_MODE | FILE_MODE } else { FILE_MODE };
-        Some(Self { owner: found.uid(), group: found.gid(), mode })
-    }
-
-    /// Hands a file over when this process, which is root's then, made it for
-    /// somebody else.
-    fn give(self, file: &File) -> io::Result<()> {
-        let made = file.metadata()?;
-        if made.uid() == self.owner {
-            return Ok(());
-        }
-        if made.uid() != 0 {
-            // Not root: a file of root's becomes ours, with our mode.
-            return Ok(());
-        }
-        fchown(file, Some(self.owner), Some(self.group))
-    }
+    write(file, text, Access::of(file))
 }
 
 fn read(path: &Path) -> Result<Option<String>, BookError> {
@@ -444,7 +456,7 @@ fn read(path: &Path) -> Result<Option<String>, BookError> {
     }
 }
 
-fn write(file: &Path, text: &str, model: Option<&Model>) -> Result<(), BookError> {
+fn write(file: &Path, text: &str, access: Option<Access>) -> Result<(), BookError> {
     let failed = |action| {
         let path = file.to_owned();
         move |source| BookError::Io { action, path, source }
@@ -453,7 +465,7 @@ fn write(file: &Path, text: &str, model: Option<&Model>) -> Result<(), BookError
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let draft = folder.join(name);
-    let made = write_draft(&draft, text, model).and_then(|()| fs::rename(&draft, file));
+    let made = write_draft(&draft, text, access).and_then(|()| fs::rename(&draft, file));
     if let Err(error) = made {
         let _ = fs::remove_file(&draft); // It was never more than a draft.
         return Err(failed("write")(error));
@@ -461,19 +473,19 @@ fn write(file: &Path, text: &str, model: Option<&Model>) -> Result<(), BookError
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed("sync the folder of"))
 }
 
-fn write_draft(draft: &Path, text: &str, model: Option<&Model>) -> io::Result<()> {
+fn write_draft(draft: &Path, text: &str, access: Option<Access>) -> io::Result<()> {
     match fs::remove_file(draft) {
         // Left by a program that was cut short; the lock is ours now.
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let mode = model.map_or(FILE_MODE, |model| model.mode);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(draft)?;
-    if let Some(model) = model {
-        model.give(&file)?;
-    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(draft)?;
     file.write_all(text.as_bytes())?;
+    // Last, so that nobody who may read it ever finds half of it.
+    if let Some(access) = access {
+        access.give(&file)?;
+    }
     file.sync_all()
 }
 
@@ -486,26 +498,21 @@ fn remove(file: &Path) -> Result<(), BookError> {
     }
 }
 
-fn make_folder(path: &Path, model: Option<&Model>) -> Result<(), BookError> {
+fn make_folder(path: &Path) -> Result<(), BookError> {
     if path.is_dir() {
         return Ok(());
     }
     let made = DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(path);
-    made.and_then(|()| match model {
-        Some(model) => model.give(&File::open(path)?),
-        None => Ok(()),
-    })
-    .map_err(|source| BookError::Io { action: "make the folder", path: path.into(), source })
+    made.map_err(|source| BookError::Io { action: "make the folder", path: path.into(), source })
 }
 
-fn lock(path: &Path, main: &Path, model: Option<&Model>) -> Result<File, BookError> {
+fn lock(path: &Path, main: &Path) -> Result<File, BookError> {
     let failed = |source| BookError::Io { action: "lock", path: path.into(), source };
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+    // What another user put there is not followed.
+    options.custom_flags(OFlag::O_NOFOLLOW.bits());
     let file = options.open(path).map_err(failed)?;
-    if let Some(model) = model {
-        model.give(&file).map_err(failed)?;
-    }
     let since = Instant::now();
     loop {
         match file.try_lock() {

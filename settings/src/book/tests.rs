@@ -76,7 +76,7 @@ fn a_main_file_that_was_not_there_is_empty_again_and_stays() {
     let dir = tempfile::tempdir().unwrap();
     let book = Book::of(&dir.path().join("new/moltbot.json"));
     change(&book, set("gateway.port", json!(1)));
-    assert_eq!(fs::metadata(book.main()).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(mode(book.main()), 0o600);
     let made = text(&book);
     assert_eq!(undo(&book, None).unwrap(), 1);
     assert_eq!(text(&book), "{}\n");
@@ -87,15 +87,77 @@ fn a_main_file_that_was_not_there_is_empty_again_and_stays() {
     assert_eq!(text(&book), "{}\n");
 }
 
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
 #[test]
-fn modes_are_kept_without_what_lets_others_in() {
+fn a_file_keeps_its_mode_and_its_copies_are_closed_to_others() {
     let (_dir, book) = book("{}");
-    for (mode, kept) in [(0o644, 0o640), (0o600, 0o600), (0o666, 0o640), (0o400, 0o600)] {
-        fs::set_permissions(book.main(), fs::Permissions::from_mode(mode)).unwrap();
-        change(&book, set("a", json!(mode)));
-        assert_eq!(fs::metadata(book.main()).unwrap().mode() & 0o777, kept);
+    for kept in [0o644, 0o600, 0o640, 0o400, 0o666] {
+        chmod(book.main(), kept);
+        change(&book, set("a", json!(kept)));
+        assert_eq!(mode(book.main()), kept);
     }
-    assert_eq!(fs::metadata(book.folder()).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(mode(&book.folder()), 0o700);
+    for name in ["1.json5", "changes.json", "lock"] {
+        assert_eq!(mode(&book.folder().join(name)), 0o600, "{name}");
+    }
+}
+
+#[test]
+fn taking_a_change_back_restores_the_mode_of_before() {
+    let (_dir, book) = book("{}");
+    chmod(book.main(), 0o644);
+    change(&book, set("a", json!(1)));
+    chmod(book.main(), 0o600);
+    undo(&book, None).unwrap();
+    assert_eq!(mode(book.main()), 0o644);
+}
+
+#[test]
+fn a_change_of_an_older_version_is_taken_back_without_a_mode() {
+    let (_dir, book) = book("{}");
+    change(&book, set("a", json!(1)));
+    let list = book.folder().join("changes.json");
+    let mut entries: Value = serde_json::from_str(&fs::read_to_string(&list).unwrap()).unwrap();
+    entries[0]["files"][0].as_object_mut().unwrap().remove("access").unwrap();
+    fs::write(&list, entries.to_string()).unwrap();
+    chmod(book.main(), 0o640);
+    undo(&book, None).unwrap();
+    assert_eq!((&*text(&book), mode(book.main())), ("{}", 0o640));
+}
+
+#[test]
+fn the_list_of_changes_gives_a_file_to_no_other_user_and_no_other_rights() {
+    let (_dir, book) = book("{}");
+    change(&book, set("a", json!(1)));
+    let now = Access::of(book.main()).unwrap();
+    let list = book.folder().join("changes.json");
+    let mut entries: Value = serde_json::from_str(&fs::read_to_string(&list).unwrap()).unwrap();
+    entries[0]["files"][0]["access"] = json!({ "uid": 4242, "gid": 4242, "mode": 0o666 });
+    fs::write(&list, entries.to_string()).unwrap();
+    undo(&book, None).unwrap();
+    assert_eq!(Access::of(book.main()).unwrap(), now);
+    // A mode has no bits that change who a program runs as.
+    let entries = json!({ "uid": now.uid, "gid": now.gid, "mode": 0o4755 });
+    let access: Access = serde_json::from_value(entries).unwrap();
+    access.give(&File::open(book.main()).unwrap()).unwrap();
+    assert_eq!(mode(book.main()), 0o755);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_lock_is_not_followed() {
+    let (dir, book) = book("{}");
+    fs::create_dir(book.folder()).unwrap();
+    let elsewhere = dir.path().join("elsewhere");
+    std::os::unix::fs::symlink(&elsewhere, book.folder().join("lock")).unwrap();
+    assert!(matches!(book.change(), Err(BookError::Io { action: "lock", .. })));
+    assert!(!elsewhere.exists());
 }
 
 #[test]
