@@ -40,6 +40,10 @@ Of tunnel: 69 the local port is taken.
 Of backup and import, from moltbotd: 64 wrong flags, 75 a gateway runs
 on this state, 77 refused for safety.
 
+Whose gateway: that of the system, if this host runs one as a service and you
+are root; else your own. --user is always your own, --profile, --config and
+--state-dir name one.
+
 The gateway is found in this order: --ssh, --url, MOLTBOT_GATEWAY_URL,
 gateway.remote when gateway.mode is remote, the control socket of the profile,
 the configured port on this host. `moltbotctl where` shows what won and why.
@@ -111,6 +115,9 @@ pub struct Globals {
     /// Name of the gateway's instance
     #[arg(long, global = true, value_name = "NAME")]
     pub profile: Option<String>,
+    /// The gateway of this user, where the host also runs one as a service of the system
+    #[arg(long, global = true)]
+    pub user: bool,
     /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
@@ -205,6 +212,34 @@ pub enum Command {
         /// The shell it is for
         shell: Shell,
     },
+}
+
+impl Command {
+    /// Returns what a profile that is named must be for this command.
+    #[must_use]
+    pub const fn profile_use(&self) -> ProfileUse {
+        match self {
+            // These take names of their own, or none.
+            Self::Profile(_) | Self::Completions { .. } => ProfileUse::NotAsked,
+            // These fill a new profile with what they bring.
+            Self::Import(_)
+            | Self::Backup(BackupCommand::Restore { .. })
+            | Self::Remote(RemoteCommand::Set)
+            | Self::Node(_) => ProfileUse::MayBeNew,
+            _ => ProfileUse::MustExist,
+        }
+    }
+}
+
+/// What a profile that is named must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProfileUse {
+    /// One that is there.
+    MustExist,
+    /// Any: the command makes it.
+    MayBeNew,
+    /// The command does not use it.
+    NotAsked,
 }
 
 /// Reaching and calling the gateway.

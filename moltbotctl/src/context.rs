@@ -2,26 +2,27 @@
 
 use std::{
     ffi::OsString,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use nix::unistd::Uid;
 use serde_json::Value;
 
 use crate::{
     address::Address,
-    cli::Globals,
+    cli::{Globals, ProfileUse},
     client::{Client, Options},
     config::LocalConfig,
     delay::Delay,
     environment::Environment,
     error::Error,
+    host_gateway::{self, Meant},
     identity::Keyring,
     output::Output,
     paths::{Choices, Paths},
     resolver::Surroundings,
+    service::{Kind, advice},
     target::{self, Candidate, Flags, Secret, Source, Target},
 };
 
@@ -29,6 +30,9 @@ const DEFAULT_TIMEOUT_MS: u64 = 10_000;
 /// A person waits: sooner than a node, which nobody watches.
 const FIRST_DELAY: Duration = Duration::from_millis(250);
 const LONGEST_DELAY: Duration = Duration::from_secs(8);
+/// Exit code for a gateway of this host that belongs to another user, as for
+/// credentials that a gateway does not accept.
+pub const NOT_YOURS: u8 = 6;
 
 /// An error that already knows what helps.
 #[derive(Debug, thiserror::Error)]
@@ -57,8 +61,15 @@ pub fn ended(exit: u8, message: impl Into<String>, advice: impl Into<String>) ->
 pub struct Context {
     /// Where results go.
     pub output: Output,
-    /// The profile's places.
+    /// Whose gateway of this host is meant.
+    pub meant: Meant,
+    /// Whether root may mean a gateway of the system: no file is named and no
+    /// gateway of its own is asked for.
+    pub may_mean_system: bool,
+    /// The places of that gateway.
     pub paths: Paths,
+    /// The places of this user's own gateway of that profile.
+    pub own: Paths,
     /// The configuration file.
     pub config: LocalConfig,
     /// The environment.
@@ -92,21 +103,48 @@ impl Context {
     ///
     /// # Errors
     /// When a flag names something that cannot be used.
-    pub fn new(globals: &Globals, environment: Environment) -> anyhow::Result<Self> {
+    pub fn new(
+        globals: &Globals,
+        environment: Environment,
+        profile_use: ProfileUse,
+    ) -> anyhow::Result<Self> {
         let output = Output::new(globals.json, &environment);
         let choices = Choices {
             profile: globals.profile.as_deref(),
             config: globals.config.as_deref(),
             state_dir: globals.state_dir.as_deref(),
         };
-        let paths = Paths::resolve(&choices, &environment)?;
-        let config = LocalConfig::read(&paths.config_file, &environment);
+        let mut own = Paths::resolve(&choices, &environment)?;
+        if globals.user {
+            own.system_runtime_dir = None;
+        }
+        let config = LocalConfig::read(&own.config_file, &environment);
         if let Some(file) = globals.config.as_ref().filter(|_| !config.exists) {
             anyhow::bail!("there is no configuration file {}", file.display());
         }
-        Ok(Self {
+
+        // Who names files means these, whatever else this host has.
+        let is_named = choices.names_files(&environment);
+        let meant = if is_named || globals.user {
+            Meant::Own
+        } else {
+            host_gateway::choose(Path::new("/"), Uid::effective(), &own, &config)
+        };
+        if let Some(name) = &own.profile
+            && profile_use == ProfileUse::MustExist
+            && meant == Meant::Own
+            && !is_named
+            && !own.has_gateway()
+        {
+            return Err(host_gateway::no_such_profile(name, &host_gateway::existing(&environment)));
+        }
+
+        let mut context = Self {
             output,
-            paths,
+            meant: Meant::Own,
+            may_mean_system: !is_named && !globals.user && Uid::effective().is_root(),
+            paths: own.clone(),
+            own,
             config,
             flags: flags(globals)?,
             environment,
@@ -114,29 +152,88 @@ impl Context {
             insecure: globals.insecure,
             daemon_flags: daemon_flags(globals),
             daemon_variables: Vec::new(),
-        })
+        };
+        if let Meant::System(_) = meant {
+            context = context.at_the_system(meant);
+            if context.own.has_gateway() {
+                context.announce();
+            }
+        } else {
+            context.meant = meant;
+        }
+        Ok(context)
     }
 
-    /// Returns this for the gateway that is meant where files are concerned:
-    /// root without a gateway of its own means the system's, where there is one.
+    /// Returns this for the gateway of the system.
     #[must_use]
-    pub fn at_its_files(&self) -> Self {
-        let system = Paths::of_system_unit(self.paths.profile.as_deref());
-        let is_named = self.paths.system_runtime_dir.is_none()
-            || self.daemon_flags.contains(&"--config".into());
-        if is_named
-            || !Uid::effective().is_root()
-            || self.paths.database().exists()
-            || !system.state_dir.exists()
-        {
+    pub fn at_the_system(self, meant: Meant) -> Self {
+        let paths = Paths {
+            // The client's own key and notes are not the service's.
+            client_state_dir: self.own.client_state_dir.clone(),
+            ..Paths::of_system_unit(self.own.profile.as_deref())
+        };
+        Self {
+            config: LocalConfig::read(&paths.config_file, &self.environment),
+            daemon_variables: paths.as_told_by_systemd(),
+            meant,
+            paths,
+            ..self
+        }
+    }
+
+    /// Returns this for the user's own files: what a client keeps, such as
+    /// where its remote gateway is, is never the service's.
+    #[must_use]
+    pub fn at_own_files(&self) -> Self {
+        if self.meant == Meant::Own {
             return self.clone();
         }
-        self.output.remark(format!("the gateway of the system, in {}", system.state_dir.display()));
         Self {
-            config: LocalConfig::read(&system.config_file, &self.environment),
-            daemon_variables: system.as_told_by_systemd(),
-            paths: system,
+            config: LocalConfig::read(&self.own.config_file, &self.environment),
+            daemon_variables: Vec::new(),
+            meant: Meant::Own,
+            paths: self.own.clone(),
             ..self.clone()
+        }
+    }
+
+    /// Returns this for work on the gateway's files, and says whose they are
+    /// where that is not obvious.
+    ///
+    /// # Errors
+    /// When they belong to another user.
+    pub fn at_its_files(&self) -> anyhow::Result<&Self> {
+        match &self.meant {
+            Meant::Foreign(system) => return Err(system.refusal()),
+            // It was said already where there are two.
+            Meant::System(_) => self.announce_anew(),
+            Meant::Own => {}
+        }
+        Ok(self)
+    }
+
+    /// Says whose gateway is meant where that was not obvious and not said yet.
+    pub fn announce_anew(&self) {
+        if !self.own.has_gateway() {
+            self.announce();
+        }
+    }
+
+    fn announce(&self) {
+        if let Meant::System(system) | Meant::Foreign(system) = &self.meant
+            && !self.output.json
+        {
+            self.output.remark(format!("gateway: {}", system.text()));
+        }
+    }
+
+    /// Returns the command that starts the gateway that is meant.
+    #[must_use]
+    pub fn how_to_start(&self) -> String {
+        match &self.meant {
+            Meant::System(system) => format!("systemctl start {}", system.unit),
+            Meant::Foreign(system) => format!("sudo systemctl start {}", system.unit),
+            Meant::Own => advice::start_own(Kind::here(), &self.own),
         }
     }
 
@@ -202,20 +299,36 @@ impl Context {
         if let Some(problem) = &self.config.problem {
             self.output.remark(format!("the configuration file is not used: {problem}"));
         }
-        let candidates = self.candidates()?;
+        let is_there = || self.flags.port.is_none() && self.paths.control_socket().exists();
+        let was_there = is_there();
+        match self.connect_to_first(&options).await {
+            // The connection had systemd start the gateway, which has made its socket by now.
+            Err((Source::Loopback, _)) if !was_there && is_there() => {
+                self.connect_to_first(&options).await.map_err(|(_, error)| error)
+            }
+            result => result.map_err(|(_, error)| error),
+        }
+    }
+
+    async fn connect_to_first(
+        &self,
+        options: &impl Fn(&Target) -> Options,
+    ) -> Result<Connected, (Source, anyhow::Error)> {
+        let candidates = self.candidates().map_err(|error| (Source::Flag, error))?;
         let available = candidates.into_iter().filter(|candidate| candidate.available);
         let mut dead = None;
         for candidate in available {
-            match self.connect_to(candidate, &options).await {
+            match self.connect_to(candidate, options).await {
                 // A gateway that was killed leaves its socket behind.
                 Err((Source::ControlSocket, error)) if is_absent(&error) => dead = Some(error),
-                Err((_, error)) if is_absent(&error) && dead.is_some() => {
-                    return Err(dead.take().unwrap_or(error));
+                Err((source, error)) if is_absent(&error) && dead.is_some() => {
+                    return Err((source, dead.take().unwrap_or(error)));
                 }
-                result => return result.map_err(|(_, error)| error),
+                result => return result,
             }
         }
-        Err(dead.context("no gateway is configured")?)
+        let none = || anyhow::anyhow!("no gateway is configured");
+        Err((Source::ControlSocket, dead.unwrap_or_else(none)))
     }
 
     async fn connect_to(
@@ -236,15 +349,43 @@ impl Context {
         match Client::connect(target, &options(target)).await {
             Ok(client) => Ok(Connected { client, candidate, latency: started.elapsed() }),
             Err(error) => {
-                let advice = candidate.withheld.or_else(|| where_the_token_is(target));
-                Err((
-                    source,
-                    match advice.filter(|_| error.is_unauthorized()) {
-                        Some(advice) => ended(error.exit_code(), error.to_string(), advice),
-                        None => error.into(),
-                    },
-                ))
+                Err((source, self.explained(error, source, target, candidate.withheld.as_deref())))
             }
+        }
+    }
+
+    /// Adds what helps: it depends on whose gateway was meant.
+    fn explained(
+        &self,
+        error: Error,
+        source: Source,
+        target: &Target,
+        withheld: Option<&str>,
+    ) -> anyhow::Error {
+        let is_local = matches!(source, Source::ControlSocket | Source::Loopback);
+        let is_absent = matches!(error, Error::Connect { absent: true, .. });
+        // Where it listens is as closed to this user as what opens it.
+        if let Meant::Foreign(system) = &self.meant
+            && is_local
+            && target.credentials.is_empty()
+            && (error.is_unauthorized() || is_absent)
+        {
+            return system.refusal();
+        }
+
+        match error {
+            error if error.is_unauthorized() => {
+                let advice = withheld.map(Into::into).or_else(|| where_the_token_is(target));
+                match advice {
+                    Some(advice) => ended(error.exit_code(), error.to_string(), advice),
+                    None => error.into(),
+                }
+            }
+            Error::Connect { url, reason, absent: true, .. } if is_local => {
+                let start = Some(self.how_to_start());
+                Error::Connect { url, reason, absent: true, start }.into()
+            }
+            error => error.into(),
         }
     }
 

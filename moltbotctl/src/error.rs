@@ -18,6 +18,8 @@ pub enum Error {
         reason: String,
         /// Whether nobody listens there at all.
         absent: bool,
+        /// What starts the gateway that should, where that is known.
+        start: Option<String>,
     },
     /// Something answers, but no gateway.
     #[error("{url} answers, but is no gateway: {reason}")]
@@ -254,8 +256,13 @@ impl Error {
             );
         }
         Some(match self {
+            Self::Connect { start: Some(start), .. } => {
+                format!("start the gateway: {start}; or see what was tried: moltbotctl where")
+            }
             Self::Connect { absent: true, .. } => {
-                "start the gateway with moltbotd, or see what was tried: moltbotctl where".into()
+                "check the address, and whether a gateway runs there; see what was tried: \
+                 moltbotctl where"
+                    .into()
             }
             Self::Connect { .. } => "see what was tried: moltbotctl where".into(),
             Self::NoGateway { .. } => {

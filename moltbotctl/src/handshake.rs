@@ -139,7 +139,7 @@ fn no_connection(url: &str, error: &tungstenite::Error) -> Error {
         tungstenite::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     };
-    Error::Connect { url: url.into(), reason, absent }
+    Error::Connect { url: url.into(), reason, absent, start: None }
 }
 
 /// Returns what something that is no gateway said.

@@ -13,6 +13,7 @@ pub mod error;
 pub mod files;
 mod frames;
 mod handshake;
+pub mod host_gateway;
 pub mod identity;
 pub mod node;
 pub mod output;
@@ -63,7 +64,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(cli: Cli, environment: Environment) -> anyhow::Result<ExitCode> {
-    let context = Context::new(&cli.globals, environment)?;
+    let context = Context::new(&cli.globals, environment, cli.command.profile_use())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(commands::run(&context, cli.command));
     // A thread may still wait for a line of standard input; it ends with us.

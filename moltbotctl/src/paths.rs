@@ -24,8 +24,11 @@ pub struct Paths {
     pub profile: Option<String>,
     /// The configuration file, whether it exists or not.
     pub config_file: PathBuf,
-    /// Durable state of the daemon and of this client.
+    /// Durable state of the daemon.
     pub state_dir: PathBuf,
+    /// Durable state of this client: the same folder, or that of the user who
+    /// works on another user's gateway.
+    pub client_state_dir: PathBuf,
     /// Where the daemon's sockets are.
     pub runtime_dir: PathBuf,
     /// Where a system unit puts its sockets; looked at when the other place is
@@ -42,6 +45,20 @@ pub struct Choices<'a> {
     pub config: Option<&'a Path>,
     /// `--state-dir`.
     pub state_dir: Option<&'a Path>,
+}
+
+impl Choices<'_> {
+    /// Returns whether files are named, here or by the environment, so that
+    /// nothing else of this host is meant.
+    #[must_use]
+    pub fn names_files(&self, environment: &Environment) -> bool {
+        let of_ours = ["STATE_DIR", "CONFIG_PATH"];
+        let of_systemd = ["STATE_DIRECTORY", "CONFIGURATION_DIRECTORY"];
+        self.config.is_some()
+            || self.state_dir.is_some()
+            || of_ours.iter().any(|suffix| environment.own(suffix).is_some())
+            || of_systemd.iter().any(|name| managed_folder(environment, name).is_some())
+    }
 }
 
 impl Paths {
@@ -86,6 +103,7 @@ impl Paths {
             config_file,
             runtime_dir: short_enough(runtime_dir),
             system_runtime_dir,
+            client_state_dir: state_dir.clone(),
             state_dir,
         })
     }
@@ -99,6 +117,7 @@ impl Paths {
             profile: profile.map(Into::into),
             config_file: below("/etc").join(CONFIG_FILE),
             state_dir: below("/var/lib"),
+            client_state_dir: below("/var/lib"),
             runtime_dir: below("/run"),
             system_runtime_dir: None,
         }
@@ -144,13 +163,26 @@ impl Paths {
     /// This client's device key and device tokens.
     #[must_use]
     pub fn client_dir(&self) -> PathBuf {
-        self.state_dir.join("client")
+        self.client_state_dir.join("client")
     }
 
     /// The node host's device key, name and exec approvals.
     #[must_use]
     pub fn node_dir(&self) -> PathBuf {
-        self.state_dir.join("node")
+        self.client_state_dir.join("node")
+    }
+
+    /// Returns whether there is a gateway, as far as its files tell: one was
+    /// configured, ran, or runs. What a client keeps in the same folder is none.
+    #[must_use]
+    pub fn has_gateway(&self) -> bool {
+        let traces = [
+            self.config_file.clone(),
+            self.database(),
+            self.generated_token(),
+            self.runtime_dir.join(SOCKET),
+        ];
+        traces.iter().any(|path| path.exists())
     }
 
     /// Name of the profile for people.

@@ -505,6 +505,7 @@ mod tests {
                 profile: None,
                 config_file: self.folder.path().join("moltbot.json"),
                 state_dir: self.folder.path().into(),
+                client_state_dir: self.folder.path().into(),
                 runtime_dir: self.folder.path().into(),
                 system_runtime_dir: None,
             }

@@ -155,6 +155,7 @@ mod tests {
             profile: None,
             config_file: folder.join("moltbot.json"),
             state_dir: folder.into(),
+            client_state_dir: folder.into(),
             runtime_dir: folder.into(),
             system_runtime_dir: None,
         }

@@ -16,6 +16,7 @@ use std::{
 use anyhow::Context as _;
 use clap::Parser as _;
 use moltbot_protocol::methods::config::ConfigPlan;
+use moltbot_settings::account::ActingAs;
 use moltbotd::{
     boot::{self, Ended, Failure, Start},
     channels,
@@ -76,7 +77,8 @@ fn main() -> ExitCode {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Restart) => supervisor::RESTART.into(),
         Err(failure) => {
-            error!(error = %failure, code = failure.exit_code(), "stopped");
+            // In the message too: a journal shows people nothing else.
+            error!(error = %failure, code = failure.exit_code(), "stopped: {failure}");
             failure.exit_code().into()
         }
     }
@@ -102,6 +104,7 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let _acting = as_owner(&paths)?;
     let loaded = source(cli, &paths, &environment, false)?.load();
     for warning in &loaded.warnings {
         let _ = writeln!(io::stderr(), "moltbotd: {warning}");
@@ -114,7 +117,16 @@ fn check(cli: &Cli) -> Result<(), Failure> {
     }
     let issues: Vec<_> = loaded.issues.iter().map(ToString::to_string).collect();
     let text = issues.join("\n");
-    Err(if loaded.refused { Failure::Refused(text) } else { Failure::Config(text) })
+    let is_refused = loaded.refused || loaded.unreadable;
+    Err(if is_refused { Failure::Refused(text) } else { Failure::Config(text) })
+}
+
+/// Root looks at a configuration with the eyes of the user whose gateway reads
+/// it: what that user cannot read or would not trust is what is to be found.
+fn as_owner(paths: &Paths) -> Result<Option<ActingAs>, Failure> {
+    let Some(folder) = paths.config_file.parent() else { return Ok(None) };
+    let acting = ActingAs::owner_of(folder);
+    Ok(acting.with_context(|| format!("cannot act as the owner of {}", folder.display()))?)
 }
 
 /// What is needed before anything runs.
@@ -139,6 +151,7 @@ fn plan(cli: &Cli) -> Result<(), Failure> {
     let user = UserFolders::of_this_user();
     let paths = Paths::resolve(&cli.paths(), &environment, user.as_ref())
         .map_err(|error| Failure::Usage(error.to_string()))?;
+    let _acting = as_owner(&paths)?;
     let source = source(cli, &paths, &environment, false)?;
     let request: ConfigPlan = serde_json::from_reader(io::stdin().lock())
         .map_err(|error| Failure::Usage(format!("standard input: {error}")))?;
@@ -250,9 +263,8 @@ fn usable(source: &Source, paths: &Paths) -> Result<(Loaded, Option<String>), Fa
         return Err(Failure::Refused(text));
     }
     match good() {
-        Some(good) => {
-            Ok((good, Some(format!("configuration kept, the file is invalid: {}", issues[0]))))
-        }
+        Some(good) => Ok((good, Some(config::kept(&loaded, &issues[0])))),
+        None if loaded.unreadable => Err(Failure::Refused(text)),
         None => Err(Failure::Config(text)),
     }
 }
@@ -316,6 +328,8 @@ fn serve(prepared: Prepared) -> Result<Ended, Failure> {
         supervisor,
     } = prepared;
     let runtime = runtime()?;
+    let shares_default_port = paths.profile.is_some() && port == Config::default().gateway.port;
+    let (profile, config_file) = (paths.profile_name().to_owned(), paths.config_file.clone());
     let version = env!("CARGO_PKG_VERSION");
     info!(version, profile = paths.profile_name(), state = %paths.state_dir.display(), "starting");
     let ended = runtime.block_on(async {
@@ -340,7 +354,15 @@ fn serve(prepared: Prepared) -> Result<Ended, Failure> {
     });
     runtime.shutdown_timeout(LAST_WAIT);
     supervisor::finish();
-    ended
+    match ended {
+        // The default profile has that port for good, so that no later try ends better.
+        Err(Failure::AddressInUse(text)) if shares_default_port => Err(Failure::Config(format!(
+            "{text}; profile {profile} has no port of its own: set gateway.port in {}, or begin \
+             with: moltbotctl profile create {profile}",
+            config_file.display()
+        ))),
+        ended => ended,
+    }
 }
 
 fn runtime() -> Result<Runtime, Failure> {

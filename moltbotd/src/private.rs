@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::unistd::Uid;
+use nix::unistd::{Uid, User};
 
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
@@ -26,8 +26,8 @@ const OTHERS: u32 = 0o077;
 pub enum Error {
     /// It belongs to another user.
     #[error(
-        "{path} belongs to user {owner}, this process runs as user {me}; \
-         use another path or run: chown -R {me} {path}"
+        "{path} belongs to user {owner}, this process runs as user {me}; {}",
+        advice_about_owner(path, *owner, *me)
     )]
     Foreign {
         /// The file or folder.
@@ -69,6 +69,12 @@ impl Error {
         move |source| Self::Io { path, source }
     }
 
+    /// Returns whether this user may not use it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// Returns whether another try would end the same: it would not be safe,
     /// or somebody must change something first.
     #[must_use]
@@ -82,6 +88,17 @@ impl Error {
                 | io::ErrorKind::AlreadyExists
         )
     }
+}
+
+/// Returns what helps. Root has no need of the file: to take it away from its
+/// owner would keep that user's gateway from starting.
+fn advice_about_owner(path: &str, owner: u32, me: u32) -> String {
+    if me == 0 {
+        let user = User::from_uid(Uid::from_raw(owner)).ok().flatten();
+        let user = user.map_or_else(|| format!("'#{owner}'"), |user| user.name);
+        return format!("run this as that user: sudo -u {user} …");
+    }
+    format!("use another path or run: chown -R {me} {path}")
 }
 
 /// Returns the command that helps.
@@ -302,6 +319,8 @@ mod tests {
         std::os::unix::fs::chown(&path, Some(4242), None).unwrap();
         let error = trusted(&path).unwrap_err();
         assert!(error.is_refusal(), "{error}");
-        assert!(file(&path).unwrap_err().to_string().contains("belongs to user 4242"));
+        let told = file(&path).unwrap_err().to_string();
+        assert!(told.contains("belongs to user 4242"), "{told}");
+        assert!(told.ends_with("run this as that user: sudo -u '#4242' …"), "{told}");
     }
 }

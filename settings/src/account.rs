@@ -10,12 +10,15 @@
 use std::{
     fs::{self, File, Permissions},
     io,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown},
-    path::Path,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown},
+    path::{Path, PathBuf},
     process,
 };
 
-use nix::unistd::{Gid, Uid, User, setegid, seteuid};
+use nix::{
+    fcntl::OFlag,
+    unistd::{Gid, Uid, User, setegid, seteuid},
+};
 use serde::{Deserialize, Serialize};
 
 /// The bits that are kept of a mode; those that change who a program runs as
@@ -133,6 +136,46 @@ impl Drop for ActingAs {
         #[cfg(not(target_os = "macos"))]
         let _ = nix::unistd::setgroups(&self.groups);
     }
+}
+
+/// Gives the user whose rights this process has what root made in that user's
+/// folder. A link is not followed, and a file that has another name elsewhere
+/// is left alone: that user could have put either there.
+///
+/// # Errors
+///
+/// When it is not root's, is something else than a file or a folder, or when
+/// this process has not been root's.
+pub fn give_back(path: &Path, mode: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::effective().as_raw(), Gid::effective().as_raw());
+    if !Uid::current().is_root() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    as_root(|| {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+        let found = file.metadata()?;
+        if found.uid() != 0 || !(found.is_dir() || found.is_file() && found.nlink() == 1) {
+            return Err(io::Error::other("it is no plain file or folder of root's"));
+        }
+        fchown(&file, Some(uid), Some(gid))?;
+        file.set_permissions(Permissions::from_mode(mode & PERMISSIONS))
+    })
+}
+
+/// Returns the files in a folder that are root's, as root sees them.
+///
+/// # Errors
+///
+/// When the folder cannot be read.
+pub fn owned_by_root(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    as_root(|| {
+        let entries = fs::read_dir(folder)?.collect::<io::Result<Vec<_>>>()?;
+        let of_root = entries.into_iter().filter(|entry| {
+            entry.metadata().is_ok_and(|found| found.is_file() && found.uid() == 0)
+        });
+        Ok(of_root.map(|entry| entry.path()).collect())
+    })
 }
 
 #[cfg(not(target_os = "macos"))]

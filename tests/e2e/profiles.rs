@@ -291,3 +291,41 @@ async fn a_unit_may_name_a_configuration_that_is_not_there_yet_and_a_person_may_
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
+
+#[tokio::test]
+async fn a_mistyped_profile_is_named_and_makes_nothing() {
+    let user = User::new();
+    let (known, typed) = (user.name(1), user.name(2));
+    user.json(&["profile", "create", &known]).await;
+    // What a client once kept under that name is no profile either.
+    std::fs::create_dir_all(user.state_dir(2).join("client")).unwrap();
+    let before = tree(user.home.path());
+    for command in
+        [&["status"][..], &["config", "set", "gateway.port", "1"], &["doctor"], &["where"]]
+    {
+        let output = user.ctl(&[&["--profile", &typed], command].concat()).await;
+        assert_eq!(output.status.code(), Some(2), "{command:?}");
+        let said = text(&output);
+        assert!(said.contains(&format!("there is no profile {typed}")), "{command:?}: {said}");
+        assert!(said.contains(&format!("did you mean --profile {known}?")), "{command:?}: {said}");
+    }
+    assert_eq!(tree(user.home.path()), before);
+    let list = user.json(&["profile", "list"]).await;
+    let names: Vec<_> =
+        list["profiles"].as_array().unwrap().iter().map(|it| it["profile"].clone()).collect();
+    assert_eq!(names, [json!("default"), json!(known)]);
+}
+
+/// Returns everything below a folder.
+fn tree(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        found.push(path);
+    }
+    found.sort();
+    found
+}

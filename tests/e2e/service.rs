@@ -77,6 +77,7 @@ impl Lab {
             profile: profile.map(Into::into),
             config_file: at("home/.config/moltbot/moltbot.json"),
             state_dir: at("home/.local/state/moltbot"),
+            client_state_dir: at("home/.local/state/moltbot"),
             runtime_dir: at("run"),
             system_runtime_dir: None,
         };

@@ -226,3 +226,18 @@ async fn a_remote_gateway_of_the_configuration_serves_every_command() {
     assert!(!text.contains("remote") && text.contains("// keep"), "{text}");
     assert_eq!(ctl.json(&["where"]).await["chosen"]["kind"], "localLoopback");
 }
+
+#[tokio::test]
+async fn a_tunnel_to_a_name_that_is_not_known_ends_and_leaves_nothing() {
+    let sshd = Sshd::start().await;
+    let laptop = Laptop::new(&sshd);
+    let local = ports::free().to_string();
+    let up = ["tunnel", "up", "--ssh", "no-such-host.invalid", "--local-port", &local];
+    for _ in 0..2 {
+        let (code, said) = failure(&laptop.ctl.run(&up).await);
+        assert_eq!(code, 24, "{said}");
+    }
+    let report = laptop.ctl.run(&["tunnel", "status", "--json"]).await;
+    let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+    assert_eq!(report["tunnels"], json!([]));
+}

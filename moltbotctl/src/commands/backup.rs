@@ -24,5 +24,5 @@ pub fn run(cx: &Context, command: &BackupCommand) -> anyhow::Result<ExitCode> {
             arguments.extend(without_config.then(|| "--without-config".into()));
         }
     }
-    daemon::state(&cx.at_its_files(), arguments)
+    daemon::state(cx.at_its_files()?, arguments)
 }

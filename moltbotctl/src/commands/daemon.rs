@@ -102,7 +102,7 @@ pub fn plan(
         }
         flags.extend(["--config".into(), file.into()]);
     }
-    command.args(flags);
+    command.args(flags).envs(cx.daemon_variables.iter().map(|(name, path)| (name, path)));
     let mut child = command
         .arg("plan")
         .stdin(Stdio::piped())

@@ -1,29 +1,40 @@
 //! `moltbotctl doctor`: what `moltbotd state check` finds in the files, and what
 //! only shows from outside: the service and the running gateway.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use nu_ansi_term::Color;
 use serde_json::{Value, json};
 
-use super::daemon;
+use super::{daemon, service};
 use crate::{
     context::Context,
+    host_gateway::{Meant, SystemGateway},
     output::{cell, clean},
     running::Running,
     service::{Host, Kind, Scope, Service, State, advice},
 };
+
+/// How often the gateway is looked at after something was fixed: it notices a
+/// file within a second, and otherwise every ten.
+const LOOKS: u32 = 120;
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Reports what was found; the exit code is 0 when nothing has to be done.
 ///
 /// # Errors
 /// When the daemon's program cannot be started.
 pub async fn run(cx: &Context, fix: bool) -> anyhow::Result<ExitCode> {
-    let cx = &cx.at_its_files();
+    if let Meant::Foreign(system) = &cx.meant {
+        return Ok(of_another_user(cx, system));
+    }
+    let cx = cx.at_its_files()?;
     let mut report = files(cx, fix);
     let mut found = Found(Vec::new());
     services(cx, &mut found).await;
-    gateway(cx, &mut found).await;
+    let fixed = report["findings"].as_array().into_iter().flatten();
+    let is_fixed = fixed.map(|it| &it["fixed"]).any(|fixed| *fixed == true);
+    gateway(cx, is_fixed, &mut found).await;
     if let Some(list) = report["findings"].as_array_mut() {
         list.extend(found.0);
     }
@@ -36,6 +47,20 @@ pub async fn run(cx: &Context, fix: bool) -> anyhow::Result<ExitCode> {
         show(cx, &list);
     }
     Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says whose gateway it is: everything else would be a guess about it, and
+/// this user has none that could be looked at.
+fn of_another_user(cx: &Context, system: &SystemGateway) -> ExitCode {
+    let mut found = Found(Vec::new());
+    let what = format!("this host's gateway belongs to the user {}; you have none", system.user);
+    found.add("gateway", "note", system.text(), what, Some("sudo moltbotctl doctor".into()));
+    if cx.output.json {
+        cx.output.value(&json!({ "ok": true, "findings": found.0 }));
+    } else {
+        show(cx, &found.0);
+    }
+    ExitCode::SUCCESS
 }
 
 /// Asks the daemon's program.
@@ -86,26 +111,34 @@ async fn services(cx: &Context, found: &mut Found) {
     if host.kind == Kind::None {
         return;
     }
-    let mut installed = 0;
+    let is_systemd = host.kind == Kind::Systemd;
+    let of_the_system = matches!(cx.meant, Meant::System(_));
+    let mut wanted = 0;
     for scope in [Scope::System, Scope::User] {
-        let Ok(service) = Service::of(&host, &cx.paths, scope) else { continue };
+        let paths = service::places(cx, &host, scope);
+        let Ok(service) = Service::of(&host, &paths, scope) else { continue };
         let state = service.state().await;
         if let (Service::Systemd(unit), Some(reason)) = (&service, &state.unreachable)
             && unit.is_wanted()
         {
-            installed += 1;
+            wanted += 1;
             unreachable(&host, &service, &state, reason, found);
             continue;
         }
-        if !state.installed {
+        // The service of the system is another gateway, whose user is another, too.
+        if !state.installed || (scope == Scope::System && is_systemd && !of_the_system) {
             continue;
         }
-        installed += 1;
+        // Unit files of a user that a package brought are no service yet.
+        if scope == Scope::User && !state.is_wanted() && !state.is_of_this_host() {
+            continue;
+        }
+        wanted += usize::from(state.is_wanted());
         judge(cx, &host, &service, &state, scope, found);
     }
-    if installed > 1 {
-        let what = "a service of the system and one of the user are installed for the same \
-                    profile, and only one can run";
+    if wanted > 1 {
+        let what = "a service of the system and one of root are in use for the same profile, and \
+                    only one can have the port";
         let command = Some(format!("moltbotctl service uninstall --user{}", profile(cx)));
         found.add("service", "warning", "moltbotd", what, command);
     }
@@ -154,7 +187,7 @@ fn judge(
         let command = Some(format!("moltbotctl service start {flag}"));
         found.add("service", "error", unit, what, command);
     }
-    if state.lingers == Some(false) {
+    if state.lingers == Some(false) && state.is_wanted() {
         let what = format!("it ends when {} logs out", host.user);
         found.add("linger", "warning", unit, what, Some(linger(host)));
     }
@@ -168,10 +201,25 @@ fn profile(cx: &Context) -> String {
     cx.paths.profile.as_ref().map_or_else(String::new, |name| format!(" --profile {name}"))
 }
 
+/// Asks for the health, again while the gateway takes up what was just fixed.
+async fn health(cx: &Context, is_fixed: bool) -> anyhow::Result<Value> {
+    let mut looks = if is_fixed { LOOKS } else { 1 };
+    loop {
+        let health = cx.call("health", json!({})).await;
+        looks -= 1;
+        let is_well =
+            health.as_ref().is_ok_and(|it| it["degraded"].as_array().is_none_or(Vec::is_empty));
+        if is_well || looks == 0 {
+            return health;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// Asks the running gateway how it is.
-async fn gateway(cx: &Context, found: &mut Found) {
+async fn gateway(cx: &Context, is_fixed: bool, found: &mut Found) {
     let Some(running) = Running::find(&cx.paths) else {
-        let command = Some(advice::start(Kind::here(), cx.paths.profile.as_deref()));
+        let command = Some(cx.how_to_start());
         return found.add("gateway", "note", "gateway", "it does not run", command);
     };
     let place = format!("process {}", running.pid);
@@ -182,7 +230,7 @@ async fn gateway(cx: &Context, found: &mut Found) {
         let command = Some(advice::restart(Kind::here(), profile, running.pid));
         found.add("gateway", "warning", &place, what, command);
     }
-    match cx.call("health", json!({})).await {
+    match health(cx, is_fixed).await {
         Ok(health) => {
             for reason in health["degraded"].as_array().into_iter().flatten() {
                 let what = format!("degraded: {}", reason.as_str().unwrap_or_default());

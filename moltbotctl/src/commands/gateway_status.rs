@@ -14,10 +14,11 @@ use super::{
 };
 use crate::{
     context::Context,
+    host_gateway::Meant,
     output::{cell, clean, duration},
     paths::Paths,
     running::{self, Running},
-    service::{Host, Kind, Scope, State, advice, program},
+    service::{Host, Kind, Scope, State, program},
     sockets::{self, Listener},
 };
 
@@ -85,7 +86,7 @@ pub async fn run(cx: &Context, look: Look) -> anyhow::Result<ExitCode> {
     if look.deep {
         let scope = state.filter(|it| it.installed).and_then(|it| it.scope);
         let paths = service::places(cx, &host, scope.unwrap_or(Scope::User));
-        report["deep"] = deep(&paths, found.pid, state, &report["server"]).await?;
+        report["deep"] = deep(cx, &paths, found.pid, state, &report["server"]).await?;
     }
     if cx.output.json {
         cx.output.value(&report);
@@ -245,13 +246,14 @@ fn last_error(paths: &Paths) -> Option<String> {
 }
 
 async fn deep(
+    cx: &Context,
     paths: &Paths,
     own: Option<u32>,
     state: Option<&State>,
     server: &Value,
 ) -> anyhow::Result<Value> {
     Ok(json!({
-        "gateways": others(own)?,
+        "gateways": others(cx, own)?,
         "locks": locks(paths),
         "versions": versions(state, server).await,
         "permissions": permissions(paths),
@@ -259,9 +261,9 @@ async fn deep(
 }
 
 /// Returns the other gateways of this host that wrote down where they are.
-fn others(own: Option<u32>) -> anyhow::Result<Vec<Value>> {
+fn others(cx: &Context, own: Option<u32>) -> anyhow::Result<Vec<Value>> {
     let mut notes = running::all();
-    for profile in Profile::all()? {
+    for profile in Profile::all(cx)? {
         notes.extend(running::note(&profile.paths.state_dir.join("lock")));
     }
     notes.retain(|note| {
@@ -398,11 +400,14 @@ fn show(cx: &Context, found: &Found, state: Option<&State>, report: &Value) {
         out.remark(format!("the reference's service is here too: {}", cell(service, "/detail")));
     }
     if rpc["ok"] == false {
-        let start = match Kind::here() {
-            Kind::Systemd | Kind::Launchd => "moltbotctl service start (or install)".to_owned(),
-            Kind::None => advice::start(Kind::None, cx.paths.profile.as_deref()),
+        let whose = match &cx.meant {
+            Meant::Foreign(system) => format!(
+                "this gateway belongs to the user {}: use sudo moltbotctl gateway status",
+                system.user
+            ),
+            _ => format!("start the gateway: {}", cx.how_to_start()),
         };
-        let text = &*format!("start the gateway: {start}; see what was tried: moltbotctl where");
+        let text = &*format!("{whose}; see what was tried: moltbotctl where");
         out.quiet_remark(text);
     }
 }

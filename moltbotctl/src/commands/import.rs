@@ -14,5 +14,5 @@ pub fn run(cx: &Context, args: &ImportArgs) -> anyhow::Result<ExitCode> {
     if let Some(file) = &args.reference_config {
         arguments.extend(["--reference-config".into(), file.into()]);
     }
-    daemon::state(&cx.at_its_files(), arguments)
+    daemon::state(cx.at_its_files()?, arguments)
 }

@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use directories::BaseDirs;
+use moltbot_settings::account::ActingAs;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::{Value, json};
 
@@ -24,6 +25,7 @@ use crate::{
     context::{Context, helped},
     environment::Environment,
     files,
+    host_gateway::{self, SystemGateway, has_template, names_in},
     identity::{fingerprint, hex},
     output::{cell, duration},
     paths::{Choices, Paths},
@@ -32,6 +34,8 @@ use crate::{
 };
 
 const DEFAULT_PORT: u16 = 18789;
+/// What the configuration of a deleted profile is called in its state folder.
+const DELETED_CONFIG: &str = "moltbot.json.deleted";
 /// Ports of a profile: the gateway's, and room for what stands beside it.
 const BLOCK: u16 = 20;
 
@@ -40,7 +44,7 @@ const BLOCK: u16 = 20;
 pub enum ProfileCommand {
     /// Make a profile: folders, token, and a port of its own
     Create(CreateArgs),
-    /// List the profiles of this user
+    /// List the profiles of this user; as root, those of the system too
     List,
     /// Show a profile
     Show {
@@ -94,11 +98,12 @@ pub async fn run(cx: &Context, command: ProfileCommand) -> anyhow::Result<ExitCo
     Ok(ExitCode::SUCCESS)
 }
 
-/// A profile of this user, by its folders.
+/// A profile of this user or of the system, by its folders.
 #[derive(Debug)]
 pub(super) struct Profile {
     pub(super) paths: Paths,
     pub(super) config: LocalConfig,
+    scope: Scope,
 }
 
 impl Profile {
@@ -111,11 +116,42 @@ impl Profile {
         // What a system unit of the same name does is its own affair.
         paths.system_runtime_dir = None;
         let config = LocalConfig::read(&paths.config_file, &environment);
-        Ok(Self { paths, config })
+        Ok(Self { paths, config, scope: Scope::User })
     }
 
-    /// Returns every profile that has folders, the default one first.
-    pub(super) fn all() -> anyhow::Result<Vec<Self>> {
+    /// Returns a profile of the system, whether it is there or not.
+    fn of_system(name: &str) -> anyhow::Result<Self> {
+        let name = Self::named(name)?.paths.profile;
+        let paths = Paths::of_system_unit(name.as_deref());
+        let config = LocalConfig::read(&paths.config_file, &Environment::default());
+        Ok(Self { paths, config, scope: Scope::System })
+    }
+
+    /// Returns the profile that a name means: root looks after those of the
+    /// system, and after its own only where the system has none of that name.
+    fn meant(cx: &Context, name: &str) -> anyhow::Result<Self> {
+        let own = Self::named(name)?;
+        if !is_of_system(cx) {
+            return Ok(own);
+        }
+        let system = Self::of_system(name)?;
+        Ok(if own.exists() && !system.exists() { own } else { system })
+    }
+
+    /// Returns every profile that this user looks after.
+    pub(super) fn all(cx: &Context) -> anyhow::Result<Vec<Self>> {
+        if !is_of_system(cx) {
+            return Self::all_own();
+        }
+        let mut names: BTreeSet<String> =
+            ["/etc", "/var/lib"].into_iter().flat_map(|it| names_in(Path::new(it))).collect();
+        names.remove("default");
+        let named = names.iter().filter_map(|name| Self::of_system(name).ok());
+        let own = Self::all_own()?.into_iter().filter(Self::exists);
+        Ok([Self::of_system("default")?].into_iter().chain(named).chain(own).collect())
+    }
+
+    fn all_own() -> anyhow::Result<Vec<Self>> {
         let dirs = BaseDirs::new().context("no home folder is known for this user; set HOME")?;
         let state = dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir());
         let mut names = BTreeSet::new();
@@ -133,8 +169,9 @@ impl Profile {
         Ok([Self::named("default")?].into_iter().chain(named).collect())
     }
 
+    /// What a client keeps under a name that was mistyped is no profile.
     fn exists(&self) -> bool {
-        self.config.exists || self.paths.state_dir.exists()
+        self.paths.has_gateway() || self.paths.state_dir.join(DELETED_CONFIG).exists()
     }
 
     fn port(&self) -> Option<u16> {
@@ -169,16 +206,20 @@ impl Profile {
             "tokenFile": self.paths.generated_token(),
             "tokenSha256": token.map(|token| fingerprint(token.trim())),
             "unit": self.unit(),
+            "scope": self.scope.name(),
         })
     }
 }
 
 async fn create(cx: &Context, args: CreateArgs) -> anyhow::Result<ExitCode> {
-    let profile = Profile::named(&args.name)?;
+    let profile = match is_of_system(cx) {
+        true => Profile::of_system(&args.name)?,
+        false => Profile::named(&args.name)?,
+    };
     let Some(name) = profile.paths.profile.clone() else {
         bail!("the default profile is always there");
     };
-    let _alone = one_at_a_time(&profile.paths)?;
+    let _alone = one_at_a_time(&profile)?;
     if profile.config.exists {
         return Err(helped(
             format!("profile {name} is there: {}", profile.paths.config_file.display()),
@@ -186,17 +227,25 @@ async fn create(cx: &Context, args: CreateArgs) -> anyhow::Result<ExitCode> {
         ));
     }
     let kept = profile.paths.state_dir.join("moltbot.db").exists();
-    let port = port(args.port, &Profile::all()?)?;
-    private_folder(&profile.paths.state_dir)?;
-    private_folder(profile.paths.config_file.parent().context("a file needs a folder")?)?;
-    files::create(&profile.paths.generated_token(), &format!("{}\n", token()?))?;
+    let port = port(args.port, &Profile::all(cx)?)?;
     let last = port.saturating_add(BLOCK - 1);
     let text = format!(
         "{{\n  // Profile {name}: ports {port} to {last} are its own.\n  gateway: {{ port: {port} }},\n}}\n"
     );
-    // Last: a profile without it is not there yet and can be made again.
-    files::create(&profile.paths.config_file, &text)?;
-    let profile = Profile::named(&name)?;
+    match profile.scope {
+        Scope::System => make_for_service(&name, &profile.paths, &text)?,
+        Scope::User => {
+            private_folder(&profile.paths.state_dir)?;
+            private_folder(profile.paths.config_file.parent().context("a file needs a folder")?)?;
+            files::create(&profile.paths.generated_token(), &format!("{}\n", token()?))?;
+            // Last: a profile without it is not there yet and can be made again.
+            files::create(&profile.paths.config_file, &text)?;
+        }
+    }
+    let profile = match profile.scope {
+        Scope::System => Profile::of_system(&name)?,
+        Scope::User => Profile::named(&name)?,
+    };
     if cx.output.json {
         cx.output.value(&profile.report());
     } else {
@@ -206,8 +255,10 @@ async fn create(cx: &Context, args: CreateArgs) -> anyhow::Result<ExitCode> {
         }
     }
     if args.start {
-        let globals = Context { paths: profile.paths, config: profile.config, ..cx.clone() };
-        let which = Which { user: true, ..Which::default() };
+        let own = Profile::named(&name)?.paths;
+        let globals = Context { paths: profile.paths, config: profile.config, own, ..cx.clone() };
+        let of_system = profile.scope == Scope::System;
+        let which = Which { user: !of_system, system: of_system, ..Which::default() };
         let install =
             InstallArgs { which, force: false, no_start: false, socket: false, daemon: None };
         return service::run(&globals, ServiceCommand::Install(install)).await;
@@ -218,9 +269,27 @@ async fn create(cx: &Context, args: CreateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Returns whether root looks after profiles of the system.
+fn is_of_system(cx: &Context) -> bool {
+    cx.may_mean_system && has_template()
+}
+
+/// Writes the configuration of a service, as the service's user: its unit
+/// makes everything else.
+fn make_for_service(name: &str, paths: &Paths, text: &str) -> anyhow::Result<()> {
+    SystemGateway::named(name).make_config_folder()?;
+    let folder = paths.config_file.parent().context("a file needs a folder")?;
+    let acting = ActingAs::owner_of(folder);
+    let _acting = acting.with_context(|| format!("cannot write in {}", folder.display()))?;
+    files::create(&paths.config_file, text).map(drop)
+}
+
 /// Two profiles that are made at the same time must not get the same ports.
-fn one_at_a_time(paths: &Paths) -> anyhow::Result<Flock<File>> {
-    let folder = paths.state_dir.parent().context("a folder needs a place")?;
+fn one_at_a_time(profile: &Profile) -> anyhow::Result<Flock<File>> {
+    let folder = match profile.scope {
+        Scope::System => Path::new("/run"),
+        Scope::User => profile.paths.state_dir.parent().context("a folder needs a place")?,
+    };
     private_folder(folder)?;
     let path = folder.join(".moltbot-profiles.lock");
     let failed = || format!("cannot lock {}", path.display());
@@ -291,7 +360,7 @@ fn is_free(port: u16) -> bool {
 }
 
 fn list(cx: &Context) -> anyhow::Result<()> {
-    let profiles = Profile::all()?;
+    let profiles = Profile::all(cx)?;
     let shown = profiles.iter().filter(|it| it.paths.profile.is_none() || it.exists());
     let reports: Vec<Value> = shown.map(Profile::report).collect();
     if cx.output.json {
@@ -318,7 +387,7 @@ fn list(cx: &Context) -> anyhow::Result<()> {
 }
 
 fn show(cx: &Context, name: &str) -> anyhow::Result<()> {
-    let profile = existing(name)?;
+    let profile = existing(cx, name)?;
     if cx.output.json {
         cx.output.value(&profile.report());
     } else {
@@ -327,15 +396,25 @@ fn show(cx: &Context, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn existing(name: &str) -> anyhow::Result<Profile> {
-    let profile = Profile::named(name)?;
+fn existing(cx: &Context, name: &str) -> anyhow::Result<Profile> {
+    let profile = Profile::meant(cx, name)?;
     if profile.exists() || profile.paths.profile.is_none() {
         return Ok(profile);
     }
-    Err(helped(
-        format!("there is no profile {name}"),
-        "see which there are: moltbotctl profile list",
-    ))
+    Err(host_gateway::no_such_profile(name, &host_gateway::existing(&cx.environment)))
+}
+
+/// Returns where a profile's token is, for people.
+fn token_place(profile: &Profile, report: &Value) -> String {
+    let configured = |key: &str| profile.config.at(&format!("gateway.auth.{key}")).is_some();
+    let of = |pointer| cell(report, pointer);
+    if let Some(key) = ["token", "tokenFile"].into_iter().find(|key| configured(key)) {
+        return format!("gateway.auth.{key} of the configuration");
+    }
+    match report["tokenSha256"].is_string() {
+        true => format!("{} (SHA-256 {}…)", of("/tokenFile"), of("/tokenSha256")),
+        false => format!("{} (made at the first start)", of("/tokenFile")),
+    }
 }
 
 fn details(cx: &Context, profile: &Profile) {
@@ -352,13 +431,13 @@ fn details(cx: &Context, profile: &Profile) {
         ("Config", of("/config")),
         ("State folder", of("/stateDir")),
         ("Socket", of("/controlSocket")),
-        ("Token", format!("{} (SHA-256 {}…)", of("/tokenFile"), of("/tokenSha256"))),
+        ("Token", token_place(profile, &report)),
         ("Unit", of("/unit")),
     ]);
 }
 
 async fn delete(cx: &Context, name: &str, purge: bool, yes: bool) -> anyhow::Result<()> {
-    let profile = existing(name)?;
+    let profile = existing(cx, name)?;
     if profile.paths.profile.is_none() {
         bail!("the default profile is not deleted");
     }
@@ -370,7 +449,7 @@ async fn delete(cx: &Context, name: &str, purge: bool, yes: bool) -> anyhow::Res
             format!("if that is meant: moltbotctl profile delete {name} --purge --yes"),
         ));
     }
-    let _alone = one_at_a_time(&profile.paths)?;
+    let _alone = one_at_a_time(&profile)?;
     let _stopped = stays_stopped(&profile)?;
     uninstall(cx, &profile).await?;
     let mut done = json!({ "ok": true, "profile": name, "purged": purge });
@@ -381,7 +460,11 @@ async fn delete(cx: &Context, name: &str, purge: bool, yes: bool) -> anyhow::Res
         }
         done["deleted"] = json!(folders);
     } else if profile.config.exists {
-        let kept = profile.paths.state_dir.join("moltbot.json.deleted");
+        let kept = profile.paths.state_dir.join(DELETED_CONFIG);
+        let _acting = match profile.scope {
+            Scope::System => ActingAs::owner_of(&profile.paths.state_dir)?,
+            Scope::User => None,
+        };
         private_folder(&profile.paths.state_dir)?;
         let text = files::read(&profile.paths.config_file)?.unwrap_or_default();
         files::replace(&kept, &text)?;
@@ -428,13 +511,15 @@ fn folders(profile: &Profile) -> anyhow::Result<Vec<PathBuf>> {
 /// folders go.
 fn stays_stopped(profile: &Profile) -> anyhow::Result<Option<Flock<File>>> {
     let lock = profile.paths.state_dir.join("lock");
-    if !profile.paths.state_dir.exists() {
+    // In the folder of a service root makes nothing.
+    let is_own = profile.scope == Scope::User;
+    if !profile.paths.state_dir.exists() || !is_own && !lock.exists() {
         return Ok(None);
     }
     let opened = OpenOptions::new()
         .read(true)
-        .write(true)
-        .create(true)
+        .write(is_own)
+        .create(is_own)
         .truncate(false)
         .mode(0o600)
         .open(&lock);
@@ -453,7 +538,7 @@ fn stays_stopped(profile: &Profile) -> anyhow::Result<Option<Flock<File>>> {
 
 async fn uninstall(cx: &Context, profile: &Profile) -> anyhow::Result<()> {
     let host = Host::this(&cx.environment, false)?;
-    let Ok(service) = Service::of(&host, &profile.paths, Scope::User) else { return Ok(()) };
+    let Ok(service) = Service::of(&host, &profile.paths, profile.scope) else { return Ok(()) };
     let state = service.state().await;
     // A unit that is enabled or failed is undone; one that is only possible,
     // because the template is there, needs nothing.

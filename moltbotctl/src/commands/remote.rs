@@ -39,6 +39,7 @@ pub enum RemoteCommand {
 /// # Errors
 /// When the configuration cannot be changed, or the gateway is not reached.
 pub async fn run(cx: &Context, command: RemoteCommand) -> anyhow::Result<()> {
+    let cx = &cx.at_own_files();
     match command {
         RemoteCommand::Set => set(cx),
         RemoteCommand::Show => show(cx),

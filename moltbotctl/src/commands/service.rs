@@ -131,7 +131,12 @@ pub async fn run(cx: &Context, command: ServiceCommand) -> anyhow::Result<ExitCo
                 host.daemon = std::path::absolute(daemon).context("--daemon")?;
             }
             let how = Install { force: args.force, no_start: args.no_start, socket: args.socket };
-            act(cx, &host, "install", args.which, async |it| it.install(how).await).await
+            let mut which = args.which;
+            if chosen(which).is_none() {
+                let scope = Found::look(cx, &host).await.scope_of_new(&host)?;
+                (which.system, which.user) = (scope == Scope::System, scope == Scope::User);
+            }
+            act(cx, &host, "install", which, async |it| it.install(how).await).await
         }
         ServiceCommand::Uninstall(which) => {
             let host = Host::this(&cx.environment, which.dry_run)?;
@@ -194,7 +199,9 @@ impl Found {
         let of = |fits: fn(&State) -> bool| -> Vec<Scope> {
             self.states.iter().filter(|state| fits(state)).filter_map(|state| state.scope).collect()
         };
-        for fits in [(|it| it.running) as fn(&State) -> bool, |it| it.enabled, |it| it.installed] {
+        for fits in
+            [(|it| it.running) as fn(&State) -> bool, |it| it.enabled, State::is_of_this_host]
+        {
             match of(fits)[..] {
                 [] => {}
                 [scope] => return Ok(scope),
@@ -206,7 +213,24 @@ impl Found {
                 }
             }
         }
+        // Those of a package are there for both: nobody has chosen yet.
         Ok(if host.uid == 0 { Scope::System } else { Scope::User })
+    }
+
+    /// Returns the manager that gets a service where nobody said which.
+    fn scope_of_new(&self, host: &Host) -> anyhow::Result<Scope> {
+        if host.uid == 0 && host.kind == Kind::Systemd {
+            return Ok(Scope::System);
+        }
+        let system = self.state(Scope::System).filter(|state| state.is_wanted());
+        match system {
+            Some(system) if host.kind == Kind::Systemd => Err(helped(
+                format!("this host's gateway is the system service {}", system.unit),
+                "to manage that: sudo moltbotctl service …; to install one of your own, with a \
+                 gateway.port of its own: moltbotctl service install --user",
+            )),
+            _ => self.scope(host),
+        }
     }
 
     /// Returns whether a unit is the one this program would write.
@@ -251,7 +275,7 @@ fn owner(host: &Host, pid: u32, states: &[State]) -> Owner {
 pub(super) fn places(cx: &Context, host: &Host, scope: Scope) -> Paths {
     match (host.kind, scope) {
         (Kind::Systemd, Scope::System) => Paths::of_system_unit(cx.paths.profile.as_deref()),
-        _ => cx.paths.clone(),
+        _ => cx.own.clone(),
     }
 }
 
@@ -298,10 +322,15 @@ async fn warn_of_the_other(cx: &Context, host: &Host, scope: Scope, done: &mut D
     if state.running || state.enabled {
         let flags = profile_flag(cx);
         done.warnings.push(format!("{} of the {} is there too", state.unit, other.name()));
-        done.hints.push(format!(
-            "only one of them can have the port: moltbotctl service uninstall --{}{flags}",
-            other.name()
-        ));
+        // That of the system is another user's, who wants it.
+        done.hints.push(if host.uid != 0 && other == Scope::System {
+            "each needs a gateway.port of its own".to_owned()
+        } else {
+            format!(
+                "only one of them can have the port: moltbotctl service uninstall --{}{flags}",
+                other.name()
+            )
+        });
     }
 }
 

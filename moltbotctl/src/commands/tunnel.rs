@@ -45,9 +45,9 @@ pub enum TunnelCommand {
     Up(TunnelArgs),
     /// End a tunnel
     Down {
-        /// Its port on this host
-        #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
-        local_port: u16,
+        /// Its port on this host; may be left out when only one tunnel runs
+        #[arg(long, value_name = "PORT")]
+        local_port: Option<u16>,
     },
     /// Show the tunnels of this user
     Status {
@@ -128,6 +128,7 @@ async fn keep(cx: &Context, args: &TunnelArgs, detached: bool) -> anyhow::Result
         target: target(cx)?,
         local_port: args.local_port,
         every: Duration::from_secs(args.check_every),
+        name_must_be_known: detached,
     };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -175,7 +176,11 @@ async fn up(cx: &Context, args: &TunnelArgs) -> anyhow::Result<()> {
         Err(_) => Err(ended(
             8,
             format!("the tunnel is not up yet; process {} goes on trying", pid.unwrap_or_default()),
-            "see how it is: moltbotctl tunnel status; end it: moltbotctl tunnel down",
+            format!(
+                "see how it is: moltbotctl tunnel status; end it: moltbotctl tunnel down \
+                 --local-port {}",
+                args.local_port
+            ),
         )),
     }
 }
@@ -270,11 +275,32 @@ fn shown(cx: &Context, note: &Note) -> anyhow::Result<()> {
     Err(ended(
         26,
         format!("the tunnel is there, but no gateway answers behind it on {}", clean(&note.url)),
-        "start the gateway there; the tunnel goes on and notices. End it: moltbotctl tunnel down",
+        format!(
+            "start the gateway there; the tunnel goes on and notices. End it: moltbotctl tunnel \
+             down --local-port {}",
+            note.local_port
+        ),
     ))
 }
 
-async fn down(cx: &Context, port: u16) -> anyhow::Result<()> {
+/// Returns the port of the tunnel that is meant.
+fn only_port(cx: &Context) -> anyhow::Result<u16> {
+    let ports: Vec<u16> = note::all(&cx.paths)?.iter().map(|note| note.local_port).collect();
+    match ports[..] {
+        [] => Ok(DEFAULT_PORT),
+        [port] => Ok(port),
+        _ => {
+            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+            Err(helped(
+                format!("several tunnels run, on the ports {}", ports.join(", ")),
+                "say which: moltbotctl tunnel down --local-port PORT",
+            ))
+        }
+    }
+}
+
+async fn down(cx: &Context, port: Option<u16>) -> anyhow::Result<()> {
+    let port = port.map_or_else(|| only_port(cx), Ok)?;
     let Some(note) = note::find(&cx.paths, port)? else {
         if cx.output.json {
             cx.output.value(&json!({ "ok": true, "localPort": port, "ended": false }));

@@ -13,6 +13,7 @@ use crate::{
 /// # Errors
 /// When a candidate is named but cannot be used.
 pub fn run(cx: &Context) -> anyhow::Result<()> {
+    cx.announce_anew();
     let report = report(cx)?;
     if cx.output.json {
         cx.output.value(&report);
@@ -43,6 +44,7 @@ pub fn report(cx: &Context) -> anyhow::Result<Value> {
         .collect();
     Ok(json!({
         "profile": cx.paths.profile_name(),
+        "gateway": cx.meant.name(),
         "config": {
             "path": cx.config.path, "exists": cx.config.exists, "problem": cx.config.problem,
         },

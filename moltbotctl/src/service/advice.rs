@@ -2,6 +2,7 @@
 //! where there is one, else those of a shell.
 
 use super::Kind;
+use crate::paths::Paths;
 
 /// Returns what starts the gateway of a profile as it is installed.
 #[must_use]
@@ -9,6 +10,24 @@ pub fn start(kind: Kind, profile: Option<&str>) -> String {
     match kind {
         Kind::Systemd | Kind::Launchd => with("moltbotctl service start", profile),
         Kind::None => with("moltbotd", profile),
+    }
+}
+
+/// Returns what starts a user's own gateway: its service, if there is one.
+#[must_use]
+pub fn start_own(kind: Kind, paths: &Paths) -> String {
+    let profile = paths.profile.as_deref();
+    let unit = profile.map_or("moltbotd.service".into(), |name| format!("moltbotd@{name}.service"));
+    let is_service = match kind {
+        Kind::Systemd => directories::BaseDirs::new().is_some_and(|dirs| {
+            dirs.config_dir().join("systemd/user/default.target.wants").join(unit).is_symlink()
+        }),
+        Kind::Launchd => true,
+        Kind::None => false,
+    };
+    match is_service {
+        true => start(kind, profile),
+        false => with("moltbotd", profile),
     }
 }
 

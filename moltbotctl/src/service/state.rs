@@ -88,6 +88,20 @@ impl Exit {
 }
 
 impl State {
+    /// Returns whether somebody wants this service: it starts by itself, runs,
+    /// or was run and failed. A unit file that a package brought says nothing.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.enabled || self.running || matches!(&*self.active, "failed" | "activating")
+    }
+
+    /// Returns whether its file was made on this host and not by a package.
+    #[must_use]
+    pub fn is_of_this_host(&self) -> bool {
+        let file = self.files.first();
+        file.is_some_and(|file| !["/usr", "/lib"].iter().any(|folder| file.starts_with(folder)))
+    }
+
     /// Returns the state for programs. The first members are those of the
     /// reference's `gateway status`.
     #[must_use]

@@ -50,6 +50,9 @@ pub struct Tunnel {
     pub local_port: u16,
     /// How often the gateway is asked whether it answers.
     pub every: Duration,
+    /// Whether a name that means nothing ends it. A person who has just typed
+    /// that name waits for the answer; a service may start before its network.
+    pub name_must_be_known: bool,
 }
 
 impl Tunnel {
@@ -80,7 +83,9 @@ impl Tunnel {
             };
             let text = failure.to_string();
             // What worked once may work again; what never did needs a person.
-            if failure.kind.is_final() && note.up_since_ms.is_none() {
+            let is_final = failure.kind.is_final()
+                || (self.name_must_be_known && failure.kind == Kind::NameUnknown);
+            if is_final && note.up_since_ms.is_none() {
                 note::remove(&cx.paths, self.local_port);
                 return Err(Error::Ssh(Box::new(failure)).into());
             }

@@ -48,6 +48,8 @@ pub(super) struct Documents {
     pub(super) narrowed: private::Narrowed,
     /// Whether a file was refused because others could have written it.
     pub(super) refused: bool,
+    /// Whether a file was not read because this user may not.
+    pub(super) unreadable: bool,
     /// Whether files keep modes that are too wide.
     pub(super) leave_modes: bool,
 }
@@ -98,7 +100,12 @@ impl Documents {
             return None;
         }
         let open = if self.leave_modes { private::trusted_as_it_is } else { private::trusted };
-        let opened = open(file).map_err(|error| (error.is_refusal(), error.to_string()));
+        let opened = open(file).map_err(|error| {
+            // Nobody else could have written what only others may read.
+            let unreadable = error.is_denied();
+            self.unreadable |= unreadable;
+            (error.is_refusal() && !unreadable, error.to_string())
+        });
         let read = opened.and_then(|(opened, narrowed)| {
             self.narrowed.extend(narrowed.map(|mode| (file.to_owned(), mode)));
             read(opened).map_err(|why| (false, format!("cannot read {}: {why}", file.display())))

@@ -265,8 +265,7 @@ impl Live {
         let fresh = self.source.load();
         self.state().files.clone_from(&fresh.tried);
         if let Some(fault) = self.fault(&fresh) {
-            let why = format!("configuration kept, the file is invalid: {fault}");
-            self.state().trouble = Some(why);
+            self.state().trouble = Some(kept(&fresh, &fault));
             return Err(fault);
         }
         let old = self.in_force();
@@ -349,6 +348,18 @@ impl Source {
         let same = copy.file == self.file;
         same.then(|| self.take(copy.config)).filter(Loaded::is_valid)
     }
+}
+
+/// Says why what was last good is in force.
+#[must_use]
+pub fn kept(loaded: &Loaded, fault: &str) -> String {
+    if loaded.unreadable {
+        return format!(
+            "configuration kept, the gateway's user may not read the file: {fault}; put that \
+             right: sudo moltbotctl doctor --fix"
+        );
+    }
+    format!("configuration kept, the file is invalid: {fault}")
 }
 
 /// Says that a file is not there any more.

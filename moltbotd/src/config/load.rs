@@ -105,6 +105,8 @@ pub struct Loaded {
     pub narrowed: Narrowed,
     /// Whether a file was refused because others could have written it.
     pub refused: bool,
+    /// Whether a file was not read because this user may not.
+    pub unreadable: bool,
     /// Every file that was read, the included ones too.
     pub files: Vec<PathBuf>,
     /// Every file that was looked for, whether it could be read or not.
@@ -212,6 +214,7 @@ impl Source {
             files,
             narrowed: documents.narrowed,
             refused: documents.refused,
+            unreadable: documents.unreadable,
             tried: documents.tried,
         }
     }

@@ -43,7 +43,7 @@ pub use self::{
         ReloadMode, Remote, Tailscale, TailscaleMode,
     },
     issue::Issue,
-    live::{Live, Plan, Trigger, gone},
+    live::{Live, Plan, Trigger, gone, kept},
     load::{ChannelCheck, Findings, Loaded, Refusal, Source, StartCheck},
     logging::{LogLevel, Logging},
     mentions::mention,

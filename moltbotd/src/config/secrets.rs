@@ -289,10 +289,17 @@ fn password(
     credential(paths, "gateway-password")
 }
 
+fn is_blank(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.len() == 1)
+        && fs::read(path).is_ok_and(|bytes| bytes == b"\n")
+}
+
 /// Reads a file that the service manager handed over, when it did.
 fn credential(paths: &Paths, name: &str) -> Result<Found, SecretsError> {
     let path = paths.credentials_dir.as_ref().map(|dir| dir.join(name));
     match path {
+        // The units set a blank one where there is no file, which systemd would report at each start.
+        Some(path) if is_blank(&path) => Ok(None),
         Some(path) if path.exists() => Ok(Some((read_token(&path)?, Source::Credential(path)))),
         _ => Ok(None),
     }

@@ -3,6 +3,7 @@
 
 mod crowd;
 mod doctor;
+mod first_hour;
 mod machine;
 mod package;
 mod profiles;
@@ -36,6 +37,7 @@ macro_rules! on_both {
 on_both! {
     every_unit_is_understood_and_confined => super::units::story;
     a_package_is_installed_upgraded_removed_and_purged => super::package::story;
+    the_first_hour_breaks_and_hides_nothing => super::first_hour::story;
     a_wedged_gateway_is_killed_and_comes_back => super::watchdog::story;
     restarts_refuse_nobody => super::restarts::story;
     sixteen_profiles_do_not_notice_each_other => super::profiles::story;

@@ -3,7 +3,8 @@
 
 use std::{
     fs,
-    os::unix::fs::OpenOptionsExt as _,
+    io::ErrorKind,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,16 +13,18 @@ use anyhow::Context as _;
 use moltbot_protocol::methods::config::ConfigPlanned;
 use moltbot_settings::{
     Path as Key, Step,
-    book::{Book, Draft, Entry},
+    book::{Book, BookError, Draft, Entry},
     edit::{self, Change},
     include::Texts,
 };
+use nix::unistd::Uid;
 use serde_json::{Value, json};
 
 use super::judge::{self, Files};
 use crate::{
     context::{Context, helped},
     environment::Environment,
+    host_gateway::Meant,
     output::clean,
     target::Flags,
 };
@@ -42,7 +45,7 @@ pub(super) async fn set(cx: &Context, key: &str, value: &str, as_text: bool) -> 
 /// Takes a value away.
 pub(super) async fn unset(cx: &Context, key: &str) -> anyhow::Result<()> {
     let path = read_key(key)?;
-    let value = Texts::read(Book::of(&cx.config.path).main())?.value()?;
+    let value = Texts::read(local(cx)?.main())?.value()?;
     if edit::get(&value, &path).is_none() {
         let advice = "see everything that is: moltbotctl config get";
         return Err(helped(format!("{key} is not set"), advice));
@@ -52,7 +55,7 @@ pub(super) async fn unset(cx: &Context, key: &str) -> anyhow::Result<()> {
 
 async fn change(cx: &Context, change: Change, by: &str) -> anyhow::Result<()> {
     let mut draft = begin(cx)?;
-    draft.apply(&[change])?;
+    mendable(draft.apply(&[change]))?;
     install(cx, draft, by, NOTHING_WRITTEN).await
 }
 
@@ -63,7 +66,7 @@ pub(super) async fn edit(cx: &Context, resume: Option<PathBuf>) -> anyhow::Resul
     let is_fresh = resume.is_none();
     let copy = match resume {
         Some(copy) => copy,
-        None => copy_of(&book, &before)?,
+        None => copy_of(cx, &book, &before)?,
     };
     let resume = format!("go on with: moltbotctl config edit --resume {}", copy.display());
     if let Err(message) = open_editor(cx, &copy) {
@@ -76,7 +79,7 @@ pub(super) async fn edit(cx: &Context, resume: Option<PathBuf>) -> anyhow::Resul
     }
     let text =
         fs::read_to_string(&copy).with_context(|| format!("cannot read {}", copy.display()))?;
-    let mut draft = book.change()?;
+    let mut draft = mendable(book.change())?;
     if draft.text().unwrap_or_default() != before {
         let message = format!("{} was changed by somebody else", book.main().display());
         let advice = format!("nothing was written; your version is kept in {}", copy.display());
@@ -90,7 +93,7 @@ pub(super) async fn edit(cx: &Context, resume: Option<PathBuf>) -> anyhow::Resul
 /// Takes a change back.
 pub(super) async fn undo(cx: &Context, number: Option<u64>) -> anyhow::Result<()> {
     let mut draft = begin(cx)?;
-    let undone = draft.undo(number)?;
+    let undone = mendable(draft.undo(number))?;
     let by = format!("moltbotctl config undo {}", undone.number);
     if !cx.output.json {
         cx.output.line(format!("Taking back change {}: {}.", undone.number, clean(&undone.by)));
@@ -100,7 +103,7 @@ pub(super) async fn undo(cx: &Context, number: Option<u64>) -> anyhow::Result<()
 
 /// Shows what another file would do.
 pub(super) async fn plan(cx: &Context, file: &Path) -> anyhow::Result<()> {
-    let book = Book::of(&cx.config.path);
+    let book = Book::of(&cx.at_its_files()?.config.path);
     let files = Files::from([(book.main().into(), Some(judge::read(file)?))]);
     let Some(mut planned) = judge::texts(cx, &files).await? else {
         return Err(helped(judge::UNJUDGED, "install moltbotd, or add its folder to PATH"));
@@ -127,7 +130,7 @@ pub(super) async fn plan(cx: &Context, file: &Path) -> anyhow::Result<()> {
 
 /// Lists the changes that can be taken back.
 pub(super) fn history(cx: &Context) -> anyhow::Result<()> {
-    let entries = Book::of(&cx.config.path).history()?;
+    let entries = Book::of_owner(&cx.at_its_files()?.config.path).history()?;
     if cx.output.json {
         cx.output.value(&json!(entries));
         return Ok(());
@@ -143,7 +146,24 @@ pub(super) fn history(cx: &Context) -> anyhow::Result<()> {
 }
 
 fn begin(cx: &Context) -> anyhow::Result<Draft> {
-    Ok(local(cx)?.change()?)
+    mendable(local(cx)?.change())
+}
+
+/// Adds what helps where root acts as the gateway's user, who may not use its
+/// own files.
+fn mendable<T>(result: Result<T, BookError>) -> anyhow::Result<T> {
+    match result {
+        Err(error @ BookError::Io { .. }) if is_denied(&error) && Uid::effective().is_root() => {
+            let advice = "nothing was written; the gateway's user may not use this file: \
+                          moltbotctl doctor --fix";
+            Err(helped(error.to_string(), advice))
+        }
+        result => Ok(result?),
+    }
+}
+
+fn is_denied(error: &BookError) -> bool {
+    matches!(error, BookError::Io { source, .. } if source.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Returns the file on this host; a gateway elsewhere has its own.
@@ -157,7 +177,11 @@ fn local(cx: &Context) -> anyhow::Result<Book> {
             ),
         ));
     }
-    Ok(Book::of(&cx.config.path))
+    let cx = cx.at_its_files()?;
+    if let Meant::System(system) = &cx.meant {
+        system.make_config_folder()?;
+    }
+    Ok(Book::of_owner(&cx.config.path))
 }
 
 /// Returns what names a gateway that is not on this host, and the gateway: the
@@ -184,7 +208,7 @@ async fn install(cx: &Context, draft: Draft, by: &str, advice: &str) -> anyhow::
     }
     let planned = judge::texts(cx, &files).await?;
     judge::accept(cx, planned.as_ref(), advice)?;
-    let entry = draft.install(by)?;
+    let entry = mendable(draft.install(by))?;
     let number = entry.map(|entry| entry.number);
     if cx.output.json {
         cx.output.value(&json!({
@@ -244,11 +268,24 @@ fn read_value(text: &str) -> Value {
     }
 }
 
-fn copy_of(book: &Book, text: &str) -> anyhow::Result<PathBuf> {
+fn copy_of(cx: &Context, book: &Book, text: &str) -> anyhow::Result<PathBuf> {
     use std::io::Write as _;
     // Made with the folder of the copies, which is closed to others.
-    drop(book.change()?);
-    let copy = book.folder().join(format!("edit-{}.json5", std::process::id()));
+    drop(mendable(book.change())?);
+    let name = format!("edit-{}.json5", std::process::id());
+    // The folder of another user is no place for an editor that root runs.
+    let copy = match cx.meant {
+        Meant::System(_) => {
+            let folder = cx.paths.client_dir();
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&folder)
+                .with_context(|| format!("cannot create {}", folder.display()))?;
+            folder.join(name)
+        }
+        _ => book.folder().join(name),
+    };
     let failed = || format!("cannot write {}", copy.display());
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);

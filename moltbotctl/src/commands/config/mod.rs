@@ -24,6 +24,7 @@ const SECRET_WORDS: [&str; 5] = ["token", "password", "secret", "apikey", "priva
 pub async fn run(cx: &Context, command: ConfigCommand) -> anyhow::Result<()> {
     match command {
         ConfigCommand::Path => {
+            let cx = cx.at_its_files()?;
             let path = cx.config.path.display().to_string();
             if cx.output.json {
                 cx.output.value(&json!({ "path": path, "exists": cx.config.exists }));
@@ -48,6 +49,7 @@ async fn get(cx: &Context, key: Option<&str>) -> anyhow::Result<()> {
     let mut config = match cx.call("config.get", json!({})).await {
         Ok(snapshot) => snapshot.get("config").cloned().unwrap_or(snapshot),
         Err(error) if is_unreachable(&error) => {
+            cx.at_its_files()?;
             cx.output.remark("the gateway does not answer; this is the file without defaults");
             if let Some(problem) = &cx.config.problem {
                 return Err(helped(problem.clone(), "fix it and run: moltbotctl config check"));
@@ -98,6 +100,9 @@ fn redact(value: &mut Value) {
 
 /// The daemon knows the values; without its program the form is checked.
 async fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
+    if file.is_none() {
+        cx.at_its_files()?;
+    }
     if let Some(file) = file.as_ref().filter(|file| !file.exists()) {
         return Err(helped(
             format!("there is no file {}", file.display()),

@@ -1,12 +1,17 @@
 //! Whose files and folders are, who may read them, and what was left behind.
 
 use std::{
-    fs::{self, Metadata, Permissions},
+    fs::{self, File, Metadata, Permissions},
+    io::ErrorKind,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
-use nix::unistd::{Uid, User};
+use moltbot_settings::{
+    account::{give_back, owned_by_root},
+    book::Book,
+};
+use nix::unistd::{Gid, Group, Uid, User};
 
 use super::{Findings, Severity};
 use crate::{
@@ -30,7 +35,8 @@ pub(super) fn look(paths: &Paths, configuration: &[PathBuf], findings: &mut Find
         }
         Err(_) => missing(&paths.state_dir, Severity::Note, "no gateway ran here yet", findings),
     }
-    if !paths.log_dir.exists() && paths.state_dir.exists() {
+    // A client of another gateway keeps its device key in the same folder.
+    if !paths.log_dir.exists() && paths.database().exists() {
         missing(&paths.log_dir, Severity::Warning, "the folder of the logs is missing", findings);
     }
     for file in configuration {
@@ -109,6 +115,59 @@ fn config_file(path: &Path, findings: &mut Findings) {
         let command = format!("sudo chmod go-w {}", shown(path));
         findings.add("permissions", Severity::Error, path.display(), what, Some(command));
     }
+}
+
+/// The gateway's user reads the configuration, and keeps copies in the folder
+/// beside it. What root wrote there with the rights of its own is in the way.
+pub(super) fn configuration_access(paths: &Paths, findings: &mut Findings) {
+    let file = &paths.config_file;
+    let me = name_of(Uid::effective().as_raw());
+    let sudo = if Uid::current().is_root() { "" } else { "sudo " };
+    if let Err(error) = File::open(file)
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        let whose = whose(file).unwrap_or_else(|| "unknown".into());
+        let what = format!("the gateway's user {me} may not read it ({whose})");
+        let command = format!("{sudo}chown {me}: {0} && {sudo}chmod 600 {0}", shown(file));
+        let repair = || hand_over(file, 0o600);
+        findings.repairable("permissions", Severity::Error, file, &what, command, repair);
+    }
+
+    let copies = Book::of(file).folder();
+    let Ok(found) = fs::symlink_metadata(&copies) else { return };
+    let is_own = |folder: &Path| fs::metadata(folder).is_ok_and(|found| !is_foreign(&found));
+    // Beside a configuration that only root may write it is right.
+    if is_foreign(&found) && copies.parent().is_some_and(is_own) {
+        let whose = whose(&copies).unwrap_or_else(|| "unknown".into());
+        let what = format!(
+            "the gateway's user {me} may not use it ({whose}), so clients cannot change settings"
+        );
+        let command = format!("{sudo}chown -R {me}: {}", shown(&copies));
+        let repair = || hand_over_folder(&copies);
+        findings.repairable("permissions", Severity::Error, &copies, &what, command, repair);
+    }
+}
+
+/// Returns owner, group and mode, as people know them.
+fn whose(path: &Path) -> Option<String> {
+    let found = fs::symlink_metadata(path).ok()?;
+    let group = Group::from_gid(Gid::from_raw(found.gid())).ok().flatten();
+    let group = group.map_or_else(|| found.gid().to_string(), |group| group.name);
+    Some(format!("{}:{group} {:04o}", name_of(found.uid()), found.mode() & 0o7777))
+}
+
+fn hand_over(path: &Path, mode: u32) -> Result<(), private::Error> {
+    give_back(path, mode)
+        .map_err(|source| private::Error::Io { path: path.display().to_string(), source })
+}
+
+/// The folder last: until then only root can put anything into it.
+fn hand_over_folder(folder: &Path) -> Result<(), private::Error> {
+    let failed = |source| private::Error::Io { path: folder.display().to_string(), source };
+    for file in owned_by_root(folder).map_err(failed)? {
+        hand_over(&file, 0o600)?;
+    }
+    hand_over(folder, 0o700)
 }
 
 fn chmod(path: &Path, mode: u32) -> Result<(), private::Error> {

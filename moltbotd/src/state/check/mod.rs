@@ -109,6 +109,7 @@ struct Checked<'a> {
 pub(super) fn run(place: &Place, fix: bool) -> Result<Report, Failure> {
     let paths = &place.paths;
     let mut findings = Findings { fix, list: Vec::new() };
+    files::configuration_access(paths, &mut findings);
     let loaded = place.source(&paths.config_file).inspect();
     files::look(paths, &loaded.files, &mut findings);
     configuration(place, &loaded, &mut findings);
@@ -143,6 +144,10 @@ fn port(place: &Place, loaded: &Loaded) -> u16 {
 }
 
 fn configuration(place: &Place, loaded: &Loaded, findings: &mut Findings) {
+    // That has been found, with what helps.
+    if loaded.unreadable {
+        return;
+    }
     let file = loaded.file.display().to_string();
     for (issues, severity) in
         [(&loaded.issues, Severity::Error), (&loaded.warnings, Severity::Warning)]
