@@ -30,7 +30,7 @@ use crate::{
     lock::{self, Guards, LockError},
     logging::Logs,
     methods,
-    net::{self, BindError, Budget, Shared},
+    net::{self, Admission, BindError, IncomingBudget, Shared},
     nodes::{AgentCalls, Nodes},
     paths::{self, Paths},
     presence::{self, Presence},
@@ -222,6 +222,9 @@ const RESTART_EXPECTED_MS: u64 = 1500;
 /// How often to look whether the certificate was replaced.
 const CERTIFICATE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Memory of all messages that clients have begun to send, unless four of the
+/// largest ones need more.
+const INCOMING_BYTES: usize = 64 * 1024 * 1024;
 /// How much longer than a part of the drain the service manager is asked to
 /// wait.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -412,10 +415,15 @@ fn build(
     Shared {
         gateway: Arc::new(gateway),
         router: Arc::new(methods::router()),
-        budget: Arc::new(Budget::new(limits.unauthenticated, limits.unauthenticated_per_address)),
+        admission: Arc::new(Admission::new(
+            limits.unauthenticated,
+            limits.unauthenticated_per_address,
+        )),
+        incoming: Arc::new(IncomingBudget::new(INCOMING_BYTES.max(4 * limits.max_payload))),
         tasks,
         closing: CancellationToken::new(),
         handshakes: Arc::default(),
+        dropped: Arc::default(),
         port,
     }
 }

@@ -31,22 +31,6 @@ async fn a_silent_stranger_is_shown_the_door() {
 }
 
 #[tokio::test]
-async fn strangers_cannot_take_all_sockets() {
-    let daemon = with_limits(&json!({ "unauthenticated": 4 })).await;
-    let mut operator = daemon.operator().await;
-    let mut strangers = Vec::new();
-    for _ in 0..4 {
-        strangers.push(Client::open(&daemon.url(), &[]).await.unwrap());
-    }
-    assert!(is_turned_away(&daemon).await, "a fifth stranger is turned away");
-    operator.call("health", json!({})).await.unwrap();
-    strangers.pop().unwrap().close().await;
-    while is_turned_away(&daemon).await {
-        tokio::task::yield_now().await;
-    }
-}
-
-#[tokio::test]
 async fn calls_that_wait_hold_up_no_others_and_are_refused_beyond_a_limit() {
     let daemon = Daemon::start().await;
     let mut client = daemon.operator().await;
@@ -217,18 +201,10 @@ async fn with_limits(limits: &Value) -> Daemon {
     Daemon::start_with(Options::with(json!({ "gateway": gateway }))).await
 }
 
-async fn is_turned_away(daemon: &Daemon) -> bool {
-    match Client::open(&daemon.url(), &[]).await {
-        Ok(client) => client.nonce.is_empty(),
-        Err(_) => true,
-    }
-}
-
 fn is_limited(error: &Value) -> bool {
     error["message"].as_str().is_some_and(|text| text.contains("too many"))
 }
 
-/// The close frame may be lost when the peer is still sending.
 fn assert_closed_for_size((code, _): (u16, String)) {
-    assert!(matches!(code, 1009 | 1006), "closed with {code}");
+    assert_eq!(code, 1009);
 }

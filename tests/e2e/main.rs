@@ -3,6 +3,7 @@
 // In a test an unwrap that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+mod admission;
 mod advisories;
 mod backup;
 mod binding;
@@ -26,6 +27,7 @@ mod layers;
 mod limits;
 mod locks;
 mod logs;
+mod memory;
 mod metrics;
 mod models;
 mod moltbotctl;
@@ -47,3 +49,4 @@ mod tailscale;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod tls;
+mod websocket_manners;

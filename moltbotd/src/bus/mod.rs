@@ -3,6 +3,7 @@
 //! An event is turned into text once. Its clients share the bytes: a push is
 //! a reference count and a place in a bounded queue. Nothing here waits.
 
+mod answers;
 mod outbox;
 
 use std::{
@@ -19,7 +20,10 @@ use moltbot_protocol::{
 };
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
-pub use self::outbox::{Close, Outbox, Push};
+pub use self::{
+    answers::{AnswerBudget, Charge},
+    outbox::{Close, Expected, Outbox, Outgoing, Push},
+};
 use crate::auth::Caller;
 
 /// Sessions a node can listen to at once; it is not told of further ones.
@@ -29,6 +33,7 @@ const MAX_SESSIONS: usize = 256;
 #[derive(Debug, Default)]
 pub struct Bus {
     hub: Mutex<Hub>,
+    answers: Arc<AnswerBudget>,
     slow: AtomicU64,
     skipped: AtomicU64,
 }
@@ -108,6 +113,19 @@ impl Bus {
             return outbox.finish(close.clone());
         }
         hub.clients.push(Client { caller, outbox, sessions: HashSet::new() });
+    }
+
+    /// Returns the queue of a new client, whose answers count with those of all
+    /// others.
+    #[must_use]
+    pub fn outbox(&self, limit: usize) -> Arc<Outbox> {
+        Outbox::within(&self.answers, limit)
+    }
+
+    /// Returns the memory of all unread answers.
+    #[must_use]
+    pub fn answers(&self) -> &AnswerBudget {
+        &self.answers
     }
 
     /// Forgets a client, by connection id.

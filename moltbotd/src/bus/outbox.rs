@@ -3,18 +3,31 @@
 use std::{
     borrow::Cow,
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use moltbot_protocol::Delivery;
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
+use super::answers::{AnswerBudget, Charge};
+
+/// Bytes after which a batch of frames is written.
+const BATCH: usize = 256 * 1024;
+/// Bytes of unread and expected answers above which no further call of the
+/// client is started: two or three of the largest answers there are.
+const ENOUGH_ANSWERS: usize = 16 * 1024 * 1024;
+/// Bytes of unread answers with which a client is sent away. Calls that were
+/// started together may each have a larger answer than was expected.
+const MOST_ANSWERS: usize = 2 * ENOUGH_ANSWERS;
+
 /// Frames waiting for, or on their way to, one socket.
 #[derive(Debug)]
 pub struct Outbox {
     queue: Mutex<Queue>,
     limit: usize,
+    budget: Arc<AnswerBudget>,
     filled: Notify,
     drained: Notify,
     ended: Notify,
@@ -22,10 +35,52 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Utf8Bytes>,
+    frames: VecDeque<Outgoing>,
     /// Bytes queued and bytes handed to the socket but not yet written.
     bytes: usize,
+    /// Those of them that are answers.
+    answers: usize,
+    /// Bytes that the answers of started calls are expected to have.
+    expected: usize,
     end: Option<End>,
+}
+
+/// A frame with the memory that it takes. Events are shared by all clients;
+/// an answer is its client's own, and counts until it is written or dropped.
+#[derive(Debug)]
+pub struct Outgoing {
+    text: Utf8Bytes,
+    charge: Option<Charge>,
+}
+
+impl Outgoing {
+    /// Returns the text, and what counts its memory.
+    #[must_use]
+    pub fn into_parts(self) -> (Utf8Bytes, Option<Charge>) {
+        (self.text, self.charge)
+    }
+}
+
+impl Deref for Outgoing {
+    type Target = Utf8Bytes;
+
+    fn deref(&self) -> &Utf8Bytes {
+        &self.text
+    }
+}
+
+/// Room for the answer of a call that was started, given back when dropped.
+#[derive(Debug)]
+pub struct Expected {
+    outbox: Arc<Outbox>,
+    bytes: usize,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.outbox.queue().expected -= self.bytes;
+        self.outbox.drained.notify_waiters();
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -49,6 +104,14 @@ impl Close {
     pub const GONE: Self = Self { code: 0, reason: Cow::Borrowed("") };
     /// The peer reads too slowly.
     pub const SLOW_CONSUMER: Self = Self { code: 1008, reason: Cow::Borrowed("slow consumer") };
+    /// The peer does not read its answers.
+    pub const UNREAD_ANSWERS: Self =
+        Self { code: 1008, reason: Cow::Borrowed("too many answers are not read") };
+    /// The peers' unread answers take too much memory, and this peer's the most.
+    pub const OVERLOADED: Self = Self {
+        code: 1013,
+        reason: Cow::Borrowed("unread answers take too much memory, try again later"),
+    };
     /// The daemon stops or restarts.
     pub const RESTART: Self = Self { code: 1012, reason: Cow::Borrowed("service restart") };
 
@@ -73,12 +136,26 @@ pub enum Push {
 }
 
 impl Outbox {
-    /// Returns an empty queue that holds up to `limit` bytes.
+    /// Returns an empty queue that holds up to `limit` bytes, and counts its
+    /// answers with those of nobody else.
     #[must_use]
     pub fn new(limit: usize) -> Self {
+        Self::with_budget(limit, Arc::default())
+    }
+
+    /// Returns an empty queue whose answers count with those of all clients.
+    #[must_use]
+    pub fn within(budget: &Arc<AnswerBudget>, limit: usize) -> Arc<Self> {
+        let outbox = Arc::new(Self::with_budget(limit, Arc::clone(budget)));
+        budget.watch(&outbox);
+        outbox
+    }
+
+    fn with_budget(limit: usize, budget: Arc<AnswerBudget>) -> Self {
         Self {
             queue: Mutex::default(),
             limit,
+            budget,
             filled: Notify::new(),
             drained: Notify::new(),
             ended: Notify::new(),
@@ -86,13 +163,13 @@ impl Outbox {
     }
 
     /// Queues a frame; never waits.
-    pub fn push(&self, frame: Utf8Bytes, delivery: Delivery) -> Push {
+    pub fn push(&self, text: Utf8Bytes, delivery: Delivery) -> Push {
         let mut queue = self.queue();
         if queue.end.is_some() {
             return Push::Closed;
         }
         // A single frame larger than the limit is let through when nothing else waits.
-        let full = queue.bytes > 0 && queue.bytes + frame.len() > self.limit;
+        let full = queue.bytes > 0 && queue.bytes + text.len() > self.limit;
         match delivery {
             Delivery::Skippable if full => return Push::Skipped,
             Delivery::Required if full => {
@@ -100,23 +177,55 @@ impl Outbox {
                 self.close(Close::SLOW_CONSUMER);
                 return Push::Overflowed;
             }
+            Delivery::Answer if queue.answers > 0 && queue.answers + text.len() > MOST_ANSWERS => {
+                drop(queue);
+                self.close(Close::UNREAD_ANSWERS);
+                return Push::Overflowed;
+            }
             _ => {}
         }
-        queue.bytes += frame.len();
-        queue.frames.push_back(frame);
+
+        let is_answer = matches!(delivery, Delivery::Answer);
+        let charge = is_answer.then(|| self.budget.charge(text.len()));
+        queue.bytes += text.len();
+        queue.answers += if is_answer { text.len() } else { 0 };
+        queue.frames.push_back(Outgoing { text, charge });
         drop(queue);
         self.filled.notify_one();
+
+        // Not under the lock above: the queue that has to go may be this one.
+        if is_answer {
+            self.budget.relieve();
+        }
         Push::Queued
     }
 
-    /// Waits until less than half of the limit is in use: the reader calls
-    /// this before it accepts another request.
+    /// Expects an answer of about so many bytes: until it is there, [`room`]
+    /// waits sooner.
+    ///
+    /// [`room`]: Outbox::room
+    pub fn expect(self: &Arc<Self>, bytes: usize) -> Expected {
+        self.queue().expected += bytes;
+        Expected { outbox: Arc::clone(self), bytes }
+    }
+
+    /// Returns the bytes of answers that are not written yet.
+    pub(super) fn unread_answers(&self) -> usize {
+        let queue = self.queue();
+        if queue.end.is_some() { 0 } else { queue.answers }
+    }
+
+    /// Waits until less than half of the limit is in use and few answers are
+    /// unread or expected. The reader calls this before it accepts another
+    /// request: answers that were made have to be kept.
     pub async fn room(&self) {
         loop {
             let drained = self.drained.notified();
             {
                 let queue = self.queue();
-                if queue.bytes * 2 < self.limit || queue.end.is_some() {
+                let is_free =
+                    queue.bytes * 2 < self.limit && queue.answers + queue.expected < ENOUGH_ANSWERS;
+                if is_free || queue.end.is_some() {
                     return;
                 }
             }
@@ -124,15 +233,25 @@ impl Outbox {
         }
     }
 
-    /// Waits for frames and takes them all. Returns the goodbye once a
-    /// finished queue is empty.
-    pub async fn take(&self, frames: &mut VecDeque<Utf8Bytes>) -> Option<Close> {
+    /// Waits for frames and takes some of them, about [`BATCH`] bytes: the rest
+    /// can still be dropped. Returns the goodbye once a finished queue is empty.
+    pub async fn take(&self, frames: &mut VecDeque<Outgoing>) -> Option<Close> {
         loop {
             let filled = self.filled.notified();
             {
                 let mut queue = self.queue();
-                if !queue.frames.is_empty() {
-                    std::mem::swap(frames, &mut queue.frames);
+                let mut bytes = 0;
+                while bytes < BATCH
+                    && let Some(frame) = queue.frames.pop_front()
+                {
+                    bytes += frame.len();
+                    frames.push_back(frame);
+                }
+                if bytes > 0 {
+                    // A burst would leave its room behind for as long as the client stays.
+                    if queue.frames.is_empty() {
+                        queue.frames.shrink_to(4);
+                    }
                     return None;
                 }
                 if let Some(end) = &queue.end {
@@ -156,10 +275,23 @@ impl Outbox {
         }
     }
 
-    /// Gives back the room of frames that were written.
-    pub fn written(&self, bytes: usize) {
+    /// Waits until the queue is closed or finished, and says why.
+    pub async fn ending(&self) -> Close {
+        loop {
+            let ended = self.ended.notified();
+            if let Some(end) = self.queue().end.clone() {
+                return end.close;
+            }
+            ended.await;
+        }
+    }
+
+    /// Gives back the room of frames that were written, `answers` of it those
+    /// of answers.
+    pub fn written(&self, bytes: usize, answers: usize) {
         let mut queue = self.queue();
         queue.bytes = queue.bytes.saturating_sub(bytes);
+        queue.answers = queue.answers.saturating_sub(answers);
         drop(queue);
         self.drained.notify_waiters();
     }
@@ -228,6 +360,47 @@ mod tests {
         assert_eq!(outbox.push("12345678".into(), Delivery::Answer), Push::Queued);
     }
 
+    fn answer(size: usize) -> Utf8Bytes {
+        "x".repeat(size).into()
+    }
+
+    #[test]
+    fn a_client_that_leaves_too_many_answers_unread_is_sent_away_and_its_memory_is_back() {
+        let budget = Arc::<AnswerBudget>::default();
+        let outbox = Outbox::within(&budget, 10);
+        assert_eq!(outbox.push(answer(MOST_ANSWERS - 1), Delivery::Answer), Push::Queued);
+        assert_eq!(budget.held(), MOST_ANSWERS - 1);
+        assert_eq!(outbox.push(answer(2), Delivery::Answer), Push::Overflowed);
+        assert_eq!(budget.held(), 0);
+        assert_eq!(outbox.queue().end.as_ref().unwrap().close, Close::UNREAD_ANSWERS);
+    }
+
+    #[test]
+    fn when_all_answers_are_too_many_the_client_with_the_most_goes() {
+        let budget = Arc::new(AnswerBudget::new(100));
+        let (greedy, modest) = (Outbox::within(&budget, 10), Outbox::within(&budget, 10));
+        greedy.push(answer(90), Delivery::Answer);
+        assert_eq!(modest.push(answer(20), Delivery::Answer), Push::Queued);
+        assert!(greedy.is_closed() && !modest.is_closed());
+        assert_eq!(greedy.queue().end.as_ref().unwrap().close, Close::OVERLOADED);
+        assert_eq!((budget.held(), budget.overloads()), (20, 1));
+        drop(modest);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_call_is_started_while_many_answers_are_expected() {
+        let outbox = Arc::new(Outbox::new(1 << 20));
+        let first = outbox.expect(ENOUGH_ANSWERS - 5);
+        outbox.room().await;
+        let second = outbox.expect(5);
+        let mut room = Box::pin(outbox.room());
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(1), &mut room).await;
+        assert!(waits.is_err(), "two answers are expected");
+        drop((first, second));
+        room.await;
+    }
+
     #[tokio::test]
     async fn room_returns_once_frames_are_written() {
         let outbox = Outbox::new(10);
@@ -236,7 +409,7 @@ mod tests {
         outbox.take(&mut frames).await;
         tokio::join!(outbox.room(), async {
             tokio::task::yield_now().await;
-            outbox.written(8);
+            outbox.written(8, 0);
         });
     }
 

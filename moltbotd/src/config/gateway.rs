@@ -33,7 +33,8 @@ pub struct Gateway {
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub remote: Remote,
     /// Addresses or networks (`10.0.0.0/24`) of reverse proxies whose forwarding
-    /// headers count.
+    /// headers count. On this host they count from root, system accounts and the
+    /// gateway's own user only.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub trusted_proxies: Vec<String>,
     /// Limits of connections.
@@ -265,7 +266,8 @@ pub struct Limits {
     pub max_buffered_bytes: usize,
     /// How long a client may take to authenticate, in milliseconds.
     pub handshake_timeout_ms: u64,
-    /// Most sockets that have not authenticated yet.
+    /// Most sockets of remote addresses that have not authenticated yet, and of
+    /// this host as many again. Beyond it the oldest silent one is closed.
     #[schemars(extend("x-effect" = Effect::Restart))]
     pub unauthenticated: usize,
     /// Most of those from one address that is not this host.

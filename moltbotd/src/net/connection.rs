@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, LazyLock},
     task::{self, Poll, Waker},
     time::Duration,
@@ -18,15 +19,16 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{
     Shared,
-    wire::{Reader, Socket, Writer, is_too_much},
+    frames::Violation,
+    liveness::Silence,
+    wire::{Reader, Said, Socket, Writer},
 };
 use crate::{
     auth::Caller,
-    bus::{Close, Outbox},
+    bus::{Close, Outbox, Outgoing},
     methods::Context,
     rpc::{self, Error, Rules, TooComplex},
 };
@@ -40,6 +42,8 @@ const IN_FLIGHT: usize = 128;
 const WAITING_BYTES: u32 = 64 * 1024 * 1024;
 /// What a waiting call counts for at least, so that there are 1024 at most.
 const WAITING_CALL_BYTES: u32 = 64 * 1024;
+/// How long the last answers and events may take to leave when the daemon stops.
+const LAST_WORDS: Duration = Duration::from_secs(4);
 /// How long a goodbye may take to leave, and the peer to answer it.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
@@ -59,19 +63,47 @@ pub(super) async fn serve<S: Socket>(
     client: Client,
 ) {
     let calls = Arc::new(Calls::new(shared, client));
-    let outbox = &calls.client.outbox;
+    let Client { caller, outbox, .. } = &calls.client;
+    let heartbeat = writer.heartbeat();
     let end = tokio::select! {
         end = read(&mut reader, &calls) => end,
         end = write(&mut writer, outbox) => end,
+        silence = heartbeat.lost() => End::Lost(silence),
         // A writer blocked on a full socket does not look at the queue.
         close = outbox.closed() => End::SentAway(close),
+        close = outlast(outbox) => End::SentAway(close),
     };
+
+    // Before the farewell, which may take a moment: unread answers are forgotten
+    // and calls to a node fail.
+    depart(&calls.shared, caller, outbox);
+    let dropped = &calls.shared.dropped;
     match end {
         End::Gone => {}
-        End::Left => acknowledge(&mut reader, &mut writer).await,
-        End::SentAway(close) => goodbye(&mut reader, &mut writer, &close).await,
+        End::Left(code) => acknowledge(&mut writer, code).await,
+        End::SentAway(close) => {
+            dropped.count_close(&close);
+            goodbye(&mut reader, &mut writer, &close).await;
+        }
+        End::Violated(violation) => {
+            dropped.count(violation.reason());
+            tracing::info!(conn = caller.conn_id, %violation, "connection ended");
+            expel(&mut reader, &mut writer, violation).await;
+        }
+        End::Lost(silence) => {
+            dropped.count(silence.reason());
+            tracing::info!(conn = caller.conn_id, ?silence, "client is gone");
+            goodbye(&mut reader, &mut writer, &silence.close()).await;
+        }
     }
-    depart(&calls.shared, &calls.client.caller, outbox);
+}
+
+/// Waits until a client that is being sent away has had its time to read what
+/// is still queued for it: those who do not read must not delay a stop.
+async fn outlast(outbox: &Outbox) -> Close {
+    let close = outbox.ending().await;
+    tokio::time::sleep(LAST_WORDS).await;
+    close
 }
 
 /// Forgets a client.
@@ -86,10 +118,14 @@ pub(super) fn depart(shared: &Shared, caller: &Caller, outbox: &Outbox) {
 enum End {
     /// The peer vanished.
     Gone,
-    /// The peer said goodbye.
-    Left,
+    /// The peer said goodbye, with its code if it had one.
+    Left(Option<u16>),
     /// We say goodbye.
     SentAway(Close),
+    /// The peer did not keep to the protocol or the limits.
+    Violated(Violation),
+    /// The peer gives no sign of life.
+    Lost(Silence),
 }
 
 /// Large frames that are read at once. Each takes a core for some milliseconds,
@@ -105,28 +141,22 @@ async fn read<S: Socket>(reader: &mut Reader<S>, calls: &Arc<Calls>) -> End {
         let in_flight = Arc::clone(&calls.in_flight);
         let permit = in_flight.acquire_owned().await.expect("never closed");
         let message = match reader.next().await {
-            Some(Ok(message)) => message,
-            Some(Err(error)) if is_too_much(&error) => {
-                return End::SentAway(Close { code: 1009, reason: "".into() });
-            }
-            Some(Err(_)) | None => return End::Gone,
+            Some(Ok(Said::Message(message))) => message,
+            Some(Ok(Said::Goodbye(code))) => return End::Left(code),
+            Some(Err(violation)) => return End::Violated(violation),
+            None => return End::Gone,
         };
-        let text = match message {
-            Message::Text(text) => text,
-            // Some clients send the same text as a binary message.
-            Message::Binary(bytes) => Utf8Bytes::try_from(bytes).unwrap_or_default(),
-            Message::Close(_) => return End::Left,
-            _ => continue,
-        };
-        if text.len() <= limits::INLINE_BYTES {
-            calls.take(&text, permit);
+        // What the daemon does meanwhile is not the client's silence.
+        reader.pause();
+        if message.len() <= limits::INLINE_BYTES {
+            calls.take(message.text(), permit);
             continue;
         }
         let turn = LARGE_FRAMES.acquire().await.expect("never closed");
         let calls = Arc::clone(calls);
         // A call that has begun goes on when its client leaves meanwhile.
         let taken = tokio::task::spawn_blocking(move || {
-            calls.take(&text, permit);
+            calls.take(message.text(), permit);
             drop(turn);
         });
         if taken.await.is_err() {
@@ -177,6 +207,9 @@ impl Calls {
         if self.waiting.available_permits() < held as usize && waits != Waits::ForDaemon {
             return shared.router.refuse(&frame, too_many_wait()).deliver(outbox);
         }
+        // The next call is not started before there is room for its answer too.
+        let expected = (waits == Waits::ForDaemon)
+            .then(|| outbox.expect(shared.router.expected_answer(&frame.method)));
         let cx = Context {
             gateway: Arc::clone(&shared.gateway),
             caller: Arc::clone(&client.caller),
@@ -204,7 +237,7 @@ impl Calls {
                 answer = reply => answer.deliver(&outbox),
                 _ = outbox.closed(), if waits == Waits::AsOnlooker => {}
             }
-            drop(permit);
+            drop((permit, expected));
         });
     }
 }
@@ -227,11 +260,9 @@ async fn write<S: Socket>(writer: &mut Writer<S>, outbox: &Outbox) -> End {
                 if let Some(close) = close {
                     return End::SentAway(close);
                 }
-                let bytes = frames.iter().map(|frame| frame.len()).sum();
-                if writer.send(frames.drain(..)).await.is_err() {
+                if write_batch(writer, outbox, frames.drain(..)).await.is_err() {
                     return End::Gone;
                 }
-                outbox.written(bytes);
                 // A burst would leave its room behind for as long as the client stays.
                 frames.shrink_to(4);
             }
@@ -244,14 +275,30 @@ async fn write<S: Socket>(writer: &mut Writer<S>, outbox: &Outbox) -> End {
     }
 }
 
+/// Writes frames and gives back their memory and their room in the queue.
+async fn write_batch<S: Socket>(
+    writer: &mut Writer<S>,
+    outbox: &Outbox,
+    frames: impl Iterator<Item = Outgoing>,
+) -> io::Result<()> {
+    let (mut texts, mut charges) = (Vec::new(), Vec::new());
+    let (mut bytes, mut answers) = (0, 0);
+    for frame in frames {
+        let (text, charge) = frame.into_parts();
+        bytes += text.len();
+        answers += if charge.is_some() { text.len() } else { 0 };
+        texts.push(text);
+        charges.extend(charge);
+    }
+    writer.send(texts).await?;
+    drop(charges);
+    outbox.written(bytes, answers);
+    Ok(())
+}
+
 /// Answers a peer's goodbye.
-pub(super) async fn acknowledge<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>) {
-    // Reading on makes the library hand out its answer, and then end.
-    let farewell = async {
-        let _ = reader.next().await;
-        let _ = writer.send_control().await;
-    };
-    let _ = timeout(CLOSE_GRACE, farewell).await;
+pub(super) async fn acknowledge<S: Socket>(writer: &mut Writer<S>, code: Option<u16>) {
+    let _ = timeout(CLOSE_GRACE, writer.answer_close(code)).await;
 }
 
 /// Says goodbye and waits a moment for the peer to have read it: closing a
@@ -266,11 +313,22 @@ pub(super) async fn goodbye<S: Socket>(
     }
     let farewell = async {
         if writer.close(close).await.is_ok() {
-            while let Some(Ok(message)) = reader.next().await {
-                if message.is_close() {
-                    return;
-                }
-            }
+            reader.drain().await;
+        }
+    };
+    let _ = timeout(CLOSE_GRACE, farewell).await;
+}
+
+/// Fails the connection of a peer that violated the protocol, RFC 6455 section
+/// 7.1.7: it is told why, and no answer of it is waited for or understood.
+pub(super) async fn expel<S: Socket>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
+    violation: Violation,
+) {
+    let farewell = async {
+        if writer.close(&violation.close()).await.is_ok() && writer.shutdown().await.is_ok() {
+            reader.drain().await;
         }
     };
     let _ = timeout(CLOSE_GRACE, farewell).await;

@@ -10,7 +10,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Place, Shared, addresses::is_public, http, ingress::Listener};
+use super::{Shared, addresses::is_public, admission::Permit, http, ingress::Listener};
 
 /// How every TLS handshake begins.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -30,9 +30,9 @@ pub(super) async fn serve(
     peer: SocketAddr,
     own: SocketAddr,
     shared: Shared,
-    place: Place,
+    permit: Permit,
 ) {
-    let deadline = place.deadline(&shared.gateway.config.get().gateway);
+    let deadline = permit.deadline(&shared.gateway.config.get().gateway);
     let mut first = [0];
     let peeked = tokio::select! {
         peeked = timeout_at(deadline, stream.peek(&mut first)) => peeked,
@@ -48,11 +48,11 @@ pub(super) async fn serve(
         (None, true) => refuse(stream, peer, NO_TLS, &shared).await,
         (Some(_), false) => refuse(stream, peer, TLS_ONLY, &shared).await,
         (None, false) if is_public(own.ip()) => refuse(stream, peer, NOT_IN_PUBLIC, &shared).await,
-        (None, false) => http::serve(stream, listener, shared, place).await,
+        (None, false) => http::serve(stream, listener, shared, permit).await,
         (Some(tls), true) => {
             let acceptor = TlsAcceptor::from(tls.config());
             match timeout_at(deadline, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => http::serve(stream, listener, shared, place).await,
+                Ok(Ok(stream)) => http::serve(stream, listener, shared, permit).await,
                 Ok(Err(error)) => {
                     shared.handshakes.malformed.one();
                     tracing::debug!(%peer, %error, "TLS handshake failed");

@@ -17,17 +17,21 @@ use moltbot_protocol::{
 use serde::de::IgnoredAny;
 use serde_json::json;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 use uuid::Uuid;
 
 use super::{
-    Place, Shared, connection,
-    connection::{Client, goodbye},
-    wire::{Reader, Socket, Writer, is_too_much},
+    Shared,
+    admission::Permit,
+    connection,
+    connection::{Client, expel, goodbye},
+    frames::Violation,
+    metrics::Reason,
+    wire::{Reader, Said, Socket, Writer},
 };
 use crate::{
     auth::{Admitted, Caller, Ingress, Refusal},
-    bus::{self, Close, Outbox},
+    bus::{self, Close},
     clock,
     rpc::{self, Rules},
 };
@@ -35,10 +39,24 @@ use crate::{
 /// How often clients hear that the daemon is alive.
 pub(crate) const TICK: Duration = Duration::from_secs(30);
 
-/// How a handshake failed: perhaps an answer, then a close frame.
-struct Failed {
+/// How a handshake failed.
+enum Failed {
+    /// The peer did not keep to the WebSocket protocol.
+    Violated(Violation),
+    /// What it said is no login, or one that is refused.
+    Refused(Refused),
+}
+
+impl From<Refused> for Failed {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// Perhaps an answer, then a close frame.
+struct Refused {
     /// Whether it was understood, and refused.
-    refused: bool,
+    understood: bool,
     answer: Option<Utf8Bytes>,
     code: u16,
     reason: String,
@@ -58,37 +76,69 @@ pub(super) async fn run<S: Socket>(
     mut writer: Writer<S>,
     ingress: Ingress,
     shared: Shared,
-    place: Place,
+    permit: Permit,
 ) {
-    let deadline = place.deadline(&shared.gateway.config.get().gateway);
+    let deadline = permit.deadline(&shared.gateway.config.get().gateway);
     let conn_id = Uuid::new_v4().to_string();
+    let dropped = permit.dropped();
     let login = tokio::select! {
         () = shared.closing.cancelled() => {
             return goodbye(&mut reader, &mut writer, &Close::RESTART).await;
         }
-        login = timeout_at(deadline, login(&mut reader, &mut writer, &ingress, &shared)) => login,
+        () = dropped.cancelled() => return displaced(&mut writer, &shared).await,
+        login = timeout_at(deadline, login(&mut reader, &mut writer, &ingress, &shared, &permit))
+            => login,
     };
     let handshakes = &shared.handshakes;
     match &login {
         Ok(Ok(Some(_))) => &handshakes.accepted,
         Ok(Ok(None)) => &handshakes.left,
-        Ok(Err(failed)) if failed.refused => &handshakes.refused,
+        Ok(Err(Failed::Refused(it))) if it.understood => &handshakes.refused,
         Ok(Err(_)) => &handshakes.malformed,
         Err(_) => &handshakes.timed_out,
     }
     .one();
-    match login {
+    let failed = match login {
         Ok(Ok(Some(login))) => {
-            drop(place);
-            welcome(reader, writer, conn_id, login, &shared, deadline).await;
+            drop(permit);
+            return welcome(reader, writer, conn_id, login, &shared, deadline).await;
         }
-        Ok(Ok(None)) => {}
-        Ok(Err(failed)) => refuse(&mut reader, &mut writer, failed).await,
-        Err(_) => {
-            let silence = Close { code: 1000, reason: "".into() };
-            goodbye(&mut reader, &mut writer, &silence).await;
-        }
+        Ok(Ok(None)) => return,
+        Ok(Err(failed)) => Some(failed),
+        Err(_) => None,
+    };
+    // What is left to do is a farewell, and nobody who comes waits for that.
+    permit.set_busy(false);
+    tokio::select! {
+        () = dropped.cancelled() => {}
+        () = send_away(&mut reader, &mut writer, failed, &shared) => {}
     }
+}
+
+/// Ends the connection of a peer that did not get in; without a failure it was
+/// silent for too long.
+async fn send_away<S: Socket>(
+    reader: &mut Reader<S>,
+    writer: &mut Writer<S>,
+    failed: Option<Failed>,
+    shared: &Shared,
+) {
+    match failed {
+        Some(Failed::Refused(refused)) => refuse(reader, writer, refused).await,
+        Some(Failed::Violated(violation)) => {
+            shared.dropped.count(violation.reason());
+            expel(reader, writer, violation).await;
+        }
+        None => goodbye(reader, writer, &Close { code: 1000, reason: "".into() }).await,
+    }
+}
+
+/// Says why a silent peer has to make room, without waiting for its answer:
+/// its place has gone to another one already.
+async fn displaced<S: Socket>(writer: &mut Writer<S>, shared: &Shared) {
+    shared.dropped.count(Reason::Displaced);
+    let close = Close { code: 1013, reason: "too many peers have not authenticated yet".into() };
+    let _ = timeout(connection::CLOSE_GRACE, writer.close(&close)).await;
 }
 
 /// Returns `None` when the peer went away.
@@ -97,6 +147,7 @@ async fn login<S: Socket>(
     writer: &mut Writer<S>,
     ingress: &Ingress,
     shared: &Shared,
+    permit: &Permit,
 ) -> Result<Option<Login>, Failed> {
     let nonce = Uuid::new_v4().to_string();
     let challenge = events::system::ConnectChallenge { nonce: nonce.clone(), ts: clock::now_u64() };
@@ -104,6 +155,8 @@ async fn login<S: Socket>(
         return Ok(None);
     }
     let Some(text) = first_text(reader, writer).await? else { return Ok(None) };
+    // It has spoken: the decision is quick, and only a silent peer makes room for others.
+    permit.set_busy(true);
     let (request_id, params) = connect_params(&text)?;
     match shared.gateway.auth.admit(&params, ingress, &nonce).await {
         Ok(admitted) => Ok(Some(Login { request_id, params, admitted })),
@@ -114,7 +167,7 @@ async fn login<S: Socket>(
                 reason = error.message,
                 "connect refused"
             );
-            Err(Failed::answered(&request_id, &error, code))
+            Err(Refused::answered(&request_id, &error, code).into())
         }
     }
 }
@@ -134,44 +187,35 @@ async fn first_text<S: Socket>(
             }
         };
         match message {
-            Some(Ok(Message::Text(text))) => return Ok(Some(text.to_string())),
             // Some clients send the same text as a binary message.
-            Some(Ok(Message::Binary(bytes))) => {
-                return String::from_utf8(bytes.into()).map(Some).map_err(|_| Failed::silent());
+            Some(Ok(Said::Message(message))) => {
+                return Ok(Some(message.text().to_owned()));
             }
-            Some(Ok(Message::Close(_))) => {
-                connection::acknowledge(reader, writer).await;
+            Some(Ok(Said::Goodbye(code))) => {
+                connection::acknowledge(writer, code).await;
                 return Ok(None);
             }
-            Some(Ok(_)) => {}
-            Some(Err(error)) if is_too_much(&error) => {
-                return Err(Failed {
-                    refused: false,
-                    answer: None,
-                    code: 1009,
-                    reason: String::new(),
-                });
-            }
-            Some(Err(_)) | None => return Ok(None),
+            Some(Err(violation)) => return Err(Failed::Violated(violation)),
+            None => return Ok(None),
         }
     }
 }
 
-fn connect_params(text: &str) -> Result<(String, ConnectParams), Failed> {
+fn connect_params(text: &str) -> Result<(String, ConnectParams), Refused> {
     if let Err(error) = rpc::measure(text, limits::JSON_BEFORE_LOGIN) {
         let reason = format!("invalid request frame: {error}");
-        return Err(Failed { reason, ..Failed::bad_frame() });
+        return Err(Refused { reason, ..Refused::bad_frame() });
     }
     let Ok(frame) = serde_json::from_str::<RequestFrame<'_>>(text) else {
         let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
-        return Err(if is_json { Failed::bad_frame() } else { Failed::silent() });
+        return Err(if is_json { Refused::bad_frame() } else { Refused::silent() });
     };
     if !frame.is_valid() {
-        return Err(Failed::bad_frame());
+        return Err(Refused::bad_frame());
     }
     let refuse = |message: String| {
         let error = ErrorShape::new(ErrorCode::InvalidRequest, message);
-        Failed::answered(&frame.id, &error, 1008)
+        Refused::answered(&frame.id, &error, 1008)
     };
     if frame.method != "connect" {
         return Err(refuse("invalid handshake: first request must be connect".into()));
@@ -206,7 +250,7 @@ async fn welcome<S: Socket>(
     let limits = gateway.config.get().gateway.limits.clone();
     let offered = params.caps.iter().chain(&params.commands).flatten().map(Text::as_str);
     let frames = Frames::of(caller.role, &caller.scopes, offered, limits.max_payload);
-    let outbox = Arc::new(Outbox::new(limits.max_buffered_bytes));
+    let outbox = gateway.bus.outbox(limits.max_buffered_bytes);
     gateway.attach(&caller, &outbox, &params);
     let text = hello_text(shared, &caller, &request_id, admitted.token, frames);
     reader.trust(frames.bytes);
@@ -287,8 +331,8 @@ fn hello(shared: &Shared, caller: &Caller, token: Option<IssuedToken>, frames: F
     }
 }
 
-async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, failed: Failed) {
-    let Failed { answer, code, reason, .. } = failed;
+async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, refused: Refused) {
+    let Refused { answer, code, reason, .. } = refused;
     if let Some(text) = answer {
         // The peer may be gone; the close frame below finds out the same.
         let _ = timeout(connection::CLOSE_GRACE, writer.send([text])).await;
@@ -296,14 +340,14 @@ async fn refuse<S: Socket>(reader: &mut Reader<S>, writer: &mut Writer<S>, faile
     goodbye(reader, writer, &Close { code, reason: cut(&reason).to_owned().into() }).await;
 }
 
-impl Failed {
+impl Refused {
     fn silent() -> Self {
-        Self { refused: false, answer: None, code: 1000, reason: String::new() }
+        Self { understood: false, answer: None, code: 1000, reason: String::new() }
     }
 
     fn bad_frame() -> Self {
         Self {
-            refused: false,
+            understood: false,
             answer: None,
             code: 1008,
             reason: "invalid request frame".to_owned(),
@@ -313,7 +357,7 @@ impl Failed {
     fn answered(id: &str, error: &ErrorShape, code: u16) -> Self {
         let frame = ResponseFrame::<()> { id, ok: false, payload: None, error: Some(error) };
         let text = serde_json::to_string(&frame).expect("wire types serialize");
-        Self { refused: true, answer: Some(text.into()), code, reason: error.message.clone() }
+        Self { understood: true, answer: Some(text.into()), code, reason: error.message.clone() }
     }
 }
 

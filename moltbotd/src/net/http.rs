@@ -4,7 +4,7 @@
 use std::{
     convert::Infallible,
     pin::pin,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -21,7 +21,13 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    Place, Shared, handshake, ingress, ingress::Listener, page::Wanted, wire, wire::Socket,
+    Shared,
+    admission::{Permit, Source},
+    handshake, ingress,
+    ingress::Listener,
+    page::Wanted,
+    visitor, wire,
+    wire::Socket,
 };
 use crate::auth::Ingress;
 
@@ -33,19 +39,18 @@ const LAST_REQUEST: Duration = Duration::from_millis(250);
 pub(super) type Answer = Response<Full<Bytes>>;
 
 /// Serves one peer: one request, or an upgrade and what follows.
-pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, place: Place)
+pub(super) async fn serve<S>(stream: S, listener: Listener, shared: Shared, permit: Permit)
 where
     S: Socket,
 {
     // The service is called once: plain answers close, by their header. Turning
     // keep-alive off here would add `close` to the answer of an upgrade too,
     // which strict clients refuse.
-    let place = Mutex::new(Some(place));
+    let permit = Mutex::new(Some(permit));
     let service = service_fn(|request| {
-        let answer = answer::<S>(request, listener, &shared, &place);
-        let shared = shared.clone();
+        let (shared, permit) = (shared.clone(), &permit);
         async move {
-            Ok::<_, Infallible>(match answer {
+            Ok::<_, Infallible>(match answer::<S>(request, listener, &shared, permit).await {
                 Ok(answer) => answer,
                 Err(wanted) => wanted.answer(&shared).await,
             })
@@ -74,11 +79,11 @@ where
 }
 
 /// Returns the answer, or the page that is wanted.
-fn answer<S>(
+async fn answer<S>(
     mut request: Request<Incoming>,
     listener: Listener,
     shared: &Shared,
-    place: &Mutex<Option<Place>>,
+    permit: &Mutex<Option<Permit>>,
 ) -> Result<Answer, Box<Wanted>>
 where
     S: Socket,
@@ -95,15 +100,16 @@ where
             return Ok(plain(status, body));
         }
     };
-    let room = match place.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-        // On the control socket there is nobody else to leave room for.
-        Some(place) => ingress.control || place.charge(ingress.ip),
-        None => false,
-    };
-    if !room {
+    let ingress = visitor::identify(ingress, listener, request.headers(), shared).await;
+
+    // From here on the peer competes with those of its own address only.
+    let source = if ingress.control { Source::Control } else { Source::of(ingress.ip) };
+    let admitted = lock(permit).as_mut().is_some_and(|permit| permit.move_to(source));
+    if !admitted {
         shared.handshakes.crowded.one();
         return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "too many unauthenticated peers\n"));
     }
+
     if !wants_upgrade(request.headers()) {
         let (path, method) = (request.uri().path(), request.method());
         return Err(Box::new(Wanted::of(path, method, request.headers(), ingress)));
@@ -112,10 +118,11 @@ where
         Ok(key) => key,
         Err(answer) => return Ok(*answer),
     };
-    let place = place.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let Some(place) = place else { return Ok(plain(StatusCode::BAD_REQUEST, "one upgrade\n")) };
+    let Some(permit) = lock(permit).take() else {
+        return Ok(plain(StatusCode::BAD_REQUEST, "one upgrade\n"));
+    };
     let upgrade = hyper::upgrade::on(&mut request);
-    shared.tasks.spawn(upgraded::<S>(upgrade, ingress, shared.clone(), place));
+    shared.tasks.spawn(upgraded::<S>(upgrade, ingress, shared.clone(), permit));
     let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
@@ -127,15 +134,19 @@ where
     Ok(response)
 }
 
-async fn upgraded<S>(upgrade: OnUpgrade, ingress: Ingress, shared: Shared, place: Place)
+fn lock(permit: &Mutex<Option<Permit>>) -> MutexGuard<'_, Option<Permit>> {
+    permit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn upgraded<S>(upgrade: OnUpgrade, ingress: Ingress, shared: Shared, permit: Permit)
 where
     S: Socket,
 {
     let Ok(upgraded) = upgrade.await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<S>>() else { return };
-    let limit = shared.gateway.config.get().gateway.limits.max_payload;
-    let (reader, writer) = wire::wire(parts.io.into_inner(), parts.read_buf.to_vec(), limit).await;
-    handshake::run(reader, writer, ingress, shared, place).await;
+    let (socket, read) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let (reader, writer) = wire::wire(socket, read, &shared.incoming);
+    handshake::run(reader, writer, ingress, shared, permit).await;
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {

@@ -66,7 +66,7 @@ const PROXY_SHAPES: &[&str] = &[
 
 /// Whoever comes through a program on this host that forwards for others and is
 /// no trusted proxy. Nothing tells them apart, and none of them is this host.
-const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub(super) const SOMEBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Where a connection was accepted.
 #[derive(Clone, Copy, Debug)]
@@ -269,7 +269,7 @@ fn is_loopback_name(name: &str) -> bool {
     name == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-fn is_forwarded(headers: &HeaderMap) -> bool {
+pub(super) fn is_forwarded(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| looks_like_a_proxys(name.as_str()))
 }
 

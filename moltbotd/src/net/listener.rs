@@ -1,5 +1,4 @@
-//! Binds or inherits the sockets and accepts peers: a place in the budget,
-//! then a task.
+//! Binds or inherits the sockets and accepts peers: a permit, then a task.
 
 use std::{
     io,
@@ -9,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{setsockopt, sockopt::Ipv6V6Only};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, oneshot},
@@ -19,14 +18,28 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Shared,
     addresses::{self, Addresses, interfaces},
+    admission::{Admission, Source},
     greeting, holder, http,
     ingress::Listener,
+    metrics::Reason,
     tailnet::Tailnet,
 };
 use crate::{
     config,
     inherited::{self, Inherited},
 };
+
+/// Silence after which the system asks a peer's host whether it is there, how
+/// often, and how many questions may stay without answer: a minute in all.
+#[cfg(target_os = "linux")]
+const KEEP_ALIVE_IDLE_SECONDS: u32 = 30;
+#[cfg(target_os = "linux")]
+const KEEP_ALIVE_INTERVAL_SECONDS: u32 = 10;
+#[cfg(target_os = "linux")]
+const KEEP_ALIVE_PROBES: u32 = 3;
+/// How long bytes may stay unacknowledged, in milliseconds.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED_MS: u32 = 60_000;
 
 /// The sockets the daemon listens on.
 #[derive(Debug)]
@@ -235,7 +248,7 @@ pub(super) fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
         socket.set_reuseaddr(true)?;
         if address.is_ipv6() {
             // IPv4 has a socket of its own.
-            setsockopt(&socket, Ipv6V6Only, &true)?;
+            setsockopt(&socket, sockopt::Ipv6V6Only, &true)?;
         }
         socket.bind(address)?;
         socket.listen(4096)
@@ -290,25 +303,55 @@ pub(super) async fn accept_tcp(
                     back_off = BackOff::default();
                     admit_tcp(stream, peer, &shared);
                 }
-                Err(error) => back_off.wait(&error).await,
+                Err(error) => back_off.wait(&error, &shared.admission).await,
             },
         }
     }
 }
 
 fn admit_tcp(stream: TcpStream, peer: SocketAddr, shared: &Shared) {
-    // A socket for every address is reached through one of them.
+    // A wildcard socket is reached through a concrete address.
     let Ok(own) = stream.local_addr() else { return };
-    // Behind a proxy each client is counted once its address is known.
-    let proxy = shared.gateway.config.get().gateway.trusts_proxy(peer.ip());
-    let Some(place) = shared.budget.take(Some(peer.ip()).filter(|_| !proxy)) else {
+
+    // A proxy's clients are counted by their own addresses, which only their requests tell.
+    let source = match Source::of(peer.ip()) {
+        Source::Address(ip) if shared.gateway.config.get().gateway.trusts_proxy(peer.ip()) => {
+            Source::Proxy(ip)
+        }
+        source => source,
+    };
+    let Some(permit) = shared.admission.admit(source) else {
         shared.handshakes.crowded.one();
-        tracing::warn!(%peer, "refused: too many peers have not authenticated yet");
+        tracing::warn!(%peer, "refused: too many peers are logging in");
         return;
     };
+
     // Frames are small and answers are waited for.
     let _ = stream.set_nodelay(true);
-    shared.tasks.spawn(greeting::serve(stream, peer, own, shared.clone(), place));
+    notice_dead_peers(&stream);
+    let dropped = permit.dropped();
+    let shared = shared.clone();
+    shared.tasks.clone().spawn(async move {
+        tokio::select! {
+            // After the upgrade the handshake looks after it: the peer is told why.
+            () = dropped.cancelled() => shared.dropped.count(Reason::Displaced),
+            () = greeting::serve(stream, peer, own, shared.clone(), permit) => {}
+        }
+    });
+}
+
+/// Has the system notice a host that is gone, also where nothing is written to
+/// it: pings do the same for clients, and this for peers that are none yet and
+/// for bytes that nobody acknowledges. Where an option is missing, pings remain.
+fn notice_dead_peers(stream: &TcpStream) {
+    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
+    #[cfg(target_os = "linux")]
+    {
+        let _ = setsockopt(stream, sockopt::TcpKeepIdle, &KEEP_ALIVE_IDLE_SECONDS);
+        let _ = setsockopt(stream, sockopt::TcpKeepInterval, &KEEP_ALIVE_INTERVAL_SECONDS);
+        let _ = setsockopt(stream, sockopt::TcpKeepCount, &KEEP_ALIVE_PROBES);
+        let _ = setsockopt(stream, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS);
+    }
 }
 
 async fn accept_control(
@@ -328,7 +371,7 @@ async fn accept_control(
                     back_off = BackOff::default();
                     admit_control(stream, &shared);
                 }
-                Err(error) => back_off.wait(&error).await,
+                Err(error) => back_off.wait(&error, &shared.admission).await,
             },
         }
     }
@@ -341,10 +384,17 @@ fn admit_control(stream: UnixStream, shared: &Shared) {
         tracing::warn!(?peer, "control socket: refused another user");
         return;
     }
-    let Some(place) = shared.budget.take(None) else {
+    let Some(permit) = shared.admission.admit(Source::Control) else {
         return shared.handshakes.crowded.one();
     };
-    shared.tasks.spawn(http::serve(stream, Listener::Control, shared.clone(), place));
+    let dropped = permit.dropped();
+    let shared = shared.clone();
+    shared.tasks.clone().spawn(async move {
+        tokio::select! {
+            () = dropped.cancelled() => shared.dropped.count(Reason::Displaced),
+            () = http::serve(stream, Listener::Control, shared.clone(), permit) => {}
+        }
+    });
 }
 
 /// How long to leave accepting alone after it failed, most often because there
@@ -353,8 +403,10 @@ fn admit_control(stream: UnixStream, shared: &Shared) {
 struct BackOff(u32);
 
 impl BackOff {
-    async fn wait(&mut self, error: &io::Error) {
+    async fn wait(&mut self, error: &io::Error, admission: &Admission) {
         tracing::warn!(%error, "accept failed");
+        // Sockets that say nothing must not keep the control socket from answering.
+        admission.drop_oldest();
         let wait = Duration::from_millis(10 << self.0.min(7));
         self.0 += 1;
         tokio::time::sleep(wait).await;

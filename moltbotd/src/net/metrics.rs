@@ -18,6 +18,7 @@ use prometheus_client::{
 
 use super::Shared;
 use crate::{
+    bus::Close,
     health,
     metrics::{Count, Durations, Spread},
 };
@@ -62,6 +63,62 @@ pub struct Handshakes {
     pub(super) misdirected: Count,
     /// Too many peers had not authenticated yet.
     pub(super) crowded: Count,
+}
+
+/// Why a connection was ended from our side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// It was silent before its login, and others needed its place.
+    Displaced,
+    /// It violated the WebSocket protocol.
+    Protocol,
+    /// A text was not UTF-8.
+    NotUtf8,
+    /// A message was larger than it may be.
+    TooBig,
+    /// A message was begun and not completed in time.
+    StalledMessage,
+    /// Unfinished messages of all clients together took too much memory.
+    MessageMemory,
+    /// It did not answer a ping.
+    NoPong,
+    /// It did not read what was sent to it.
+    NotReading,
+    /// Unread answers of all clients together took too much memory.
+    AnswerMemory,
+}
+
+impl Reason {
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::Displaced, "displaced"),
+        (Self::Protocol, "protocol_violation"),
+        (Self::NotUtf8, "not_utf8"),
+        (Self::TooBig, "too_big"),
+        (Self::StalledMessage, "stalled_message"),
+        (Self::MessageMemory, "message_memory"),
+        (Self::NoPong, "no_pong"),
+        (Self::NotReading, "not_reading"),
+        (Self::AnswerMemory, "answer_memory"),
+    ];
+}
+
+/// Connections ended from our side, by reason.
+#[derive(Debug, Default)]
+pub struct Dropped([Count; Reason::ALL.len()]);
+
+impl Dropped {
+    pub(super) fn count(&self, reason: Reason) {
+        self.0[reason as usize].one();
+    }
+
+    /// Counts a goodbye of ours if a budget was its reason.
+    pub(super) fn count_close(&self, close: &Close) {
+        if *close == Close::SLOW_CONSUMER || *close == Close::UNREAD_ANSWERS {
+            self.count(Reason::NotReading);
+        } else if *close == Close::OVERLOADED {
+            self.count(Reason::AnswerMemory);
+        }
+    }
 }
 
 /// Returns the page.
@@ -174,6 +231,17 @@ impl Figures {
         ];
         let results = results.map(|(result, count)| ([("result", result)], count.get()));
         out.counter("moltbot_handshakes", "Peers that came, by what became of them.", results)?;
+        let dropped = Reason::ALL.map(|(reason, name)| {
+            ([("reason", name)], self.shared.dropped.0[reason as usize].get())
+        });
+        let help = "Connections that the gateway ended, by reason.";
+        out.counter("moltbot_connections_dropped", help, dropped)?;
+        let held = [
+            ([("kind", "unread_answers")], self.shared.gateway.bus.answers().held()),
+            ([("kind", "unfinished_messages")], self.shared.incoming.held()),
+        ];
+        let help = "Memory held for clients, by kind.";
+        out.gauge("moltbot_connections_held_bytes", help, held)?;
         let help = "Events published.";
         out.counter("moltbot_bus_events", help, [([], stats.published)])?;
         let help = "Events queued for clients, each counted for each client.";

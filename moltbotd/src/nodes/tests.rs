@@ -92,7 +92,7 @@ async fn next(outbox: &Outbox) -> Value {
     let mut frames = VecDeque::new();
     assert_eq!(outbox.take(&mut frames).await, None);
     assert_eq!(frames.len(), 1, "{frames:?}");
-    outbox.written(frames[0].len());
+    outbox.written(frames[0].len(), 0);
     serde_json::from_str(&frames[0]).unwrap()
 }
 

@@ -1,8 +1,16 @@
 //! See [`Router`].
 
 use std::{
-    any::Any, collections::HashMap, fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc,
-    sync::OnceLock, time::Instant,
+    any::Any,
+    collections::HashMap,
+    fmt,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use futures_util::FutureExt as _;
@@ -43,9 +51,26 @@ pub struct Calls {
     pub failed: Count,
     /// How long the answer took, the first one if there are two.
     pub took: Durations,
+    /// What to expect of the next answer, in bytes.
+    expected: AtomicUsize,
 }
 
+/// What is expected of a method's answers before the first one was seen: four
+/// such calls of a client are started at once.
+const UNKNOWN_ANSWER: usize = 4 * 1024 * 1024;
+
 impl Calls {
+    /// Expects of the next answer what this one had, and not much less than
+    /// the largest of the last few dozen.
+    fn sized(&self, bytes: usize) {
+        // Two answers at once may overwrite each other's estimate; it is one.
+        let before = match self.expected.load(Ordering::Relaxed) {
+            UNKNOWN_ANSWER => 0,
+            before => before,
+        };
+        self.expected.store(bytes.max(before - before / 32), Ordering::Relaxed);
+    }
+
     fn note(&self, ok: bool, since: Instant) {
         if ok {
             self.ok.one()
@@ -182,8 +207,12 @@ impl<G: Send + Sync + 'static> Router<G> {
     }
 
     fn insert<R: Request>(&mut self, call: Box<Handler<G>>) -> &mut Self {
-        let calls =
-            Calls { ok: Count::default(), failed: Count::default(), took: Durations::quick() };
+        let calls = Calls {
+            ok: Count::default(),
+            failed: Count::default(),
+            took: Durations::quick(),
+            expected: AtomicUsize::new(UNKNOWN_ANSWER),
+        };
         let method = Method {
             calls: Arc::new(calls),
             access: R::ACCESS,
@@ -232,6 +261,7 @@ impl<G: Send + Sync + 'static> Router<G> {
                     .await
                     .unwrap_or_else(|panic| panicked(&id, &name, panic.as_ref()));
                 calls.note(answer.ok, since);
+                calls.sized(answer.text.len());
                 answer
             }),
             Err(panic) => {
@@ -251,6 +281,12 @@ impl<G: Send + Sync + 'static> Router<G> {
     #[must_use]
     pub fn waits(&self, method: &str) -> Waits {
         self.methods.get(method).map_or(Waits::ForDaemon, |method| method.waits)
+    }
+
+    /// Returns how many bytes the answer of a method is expected to have.
+    #[must_use]
+    pub fn expected_answer(&self, method: &str) -> usize {
+        self.methods.get(method).map_or(0, |it| it.calls.expected.load(Ordering::Relaxed))
     }
 
     /// Returns figures about the calls of each method, sorted by name.

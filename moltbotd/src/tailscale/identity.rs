@@ -98,19 +98,30 @@ struct UserProfile {
 }
 
 pub(super) async fn verify(tailscale: &Tailscale, claim: &Claim) -> Result<String, Denied> {
-    let daemon = daemon_user(tailscale).await.ok_or(Denied::NoDaemon)?;
-    let (peer, own) = (claim.peer, claim.own);
-    let user = tokio::task::spawn_blocking(move || owner::of_peer(peer, own)).await;
-    let user = user.ok().flatten().ok_or(Denied::UnknownOwner)?;
-    if user != daemon {
-        return Err(Denied::NotTailscaled(user, daemon));
-    }
+    is_daemons(tailscale, claim.peer, claim.own).await?;
     let login = login_at(tailscale, claim.forwarded).await.map_err(Denied::Unasked)?;
     let login = login.filter(|login| login != TAGGED).ok_or(Denied::Nobody)?;
     if login != normal(&claim.login) {
         return Err(Denied::Another);
     }
     Ok(login)
+}
+
+/// Returns whether tailscaled opened a connection on this host.
+pub(super) async fn is_daemons(
+    tailscale: &Tailscale,
+    peer: SocketAddr,
+    own: SocketAddr,
+) -> Result<(), Denied> {
+    let daemon = daemon_user(tailscale).await.ok_or(Denied::NoDaemon)?;
+    let user = socket_owner(peer, own).await.ok_or(Denied::UnknownOwner)?;
+    if user == daemon { Ok(()) } else { Err(Denied::NotTailscaled(user, daemon)) }
+}
+
+/// Returns the user that opened the socket at the other end of a connection on
+/// this host, as far as the system tells.
+pub async fn socket_owner(peer: SocketAddr, own: SocketAddr) -> Option<u32> {
+    tokio::task::spawn_blocking(move || owner::of_peer(peer, own)).await.ok().flatten()
 }
 
 /// Returns the user that listens at tailscaled's socket.

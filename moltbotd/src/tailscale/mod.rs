@@ -11,6 +11,7 @@ mod program;
 mod serve;
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +21,7 @@ use moltbot_protocol::methods::health::TailscaleStatus;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-pub use self::identity::{Claim, Denied};
+pub use self::identity::{Claim, Denied, socket_owner};
 use self::{
     identity::Identities,
     program::{Program, QUICK, SLOW},
@@ -218,6 +219,12 @@ impl Tailscale {
             return Err(Denied::NotAllowed);
         }
         identity::verify(self, claim).await
+    }
+
+    /// Establishes whether a connection on this host was opened by tailscaled,
+    /// whose word about a client's address counts then.
+    pub async fn owns(&self, peer: SocketAddr, own: SocketAddr) -> Result<(), Denied> {
+        identity::is_daemons(self, peer, own).await
     }
 
     /// Has the gateway served, and keeps it so until told to stop.

@@ -33,7 +33,7 @@ async fn main() -> io::Result<()> {
             asked = daemon.accept() => drop(asked?),
             client = serve.accept() => {
                 let headers = headers(address, login);
-                tokio::spawn(forward(client?.0, port, headers));
+                tokio::spawn(forward(client?.0, port, headers, address.clone()));
             }
         }
     }
@@ -50,18 +50,27 @@ fn headers(address: &str, login: &str) -> String {
     text
 }
 
-/// What a client says of itself under these names is dropped.
-async fn forward(mut client: TcpStream, port: u16, headers: String) -> io::Result<()> {
+/// What a client says of itself under these names is dropped. A header of the
+/// test's own, `Visitor`, chooses the address it comes from.
+async fn forward(
+    mut client: TcpStream,
+    port: u16,
+    headers: String,
+    address: String,
+) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(client.read_u8().await?);
     }
     let head = String::from_utf8_lossy(&head);
     let mut lines = head.trim_end().split("\r\n");
+    let visitor = head.lines().find_map(|line| line.strip_prefix("Visitor: "));
+    let visitor = visitor.or_else(|| head.lines().find_map(|line| line.strip_prefix("visitor: ")));
+    let headers = visitor.map_or(headers.clone(), |ip| headers.replace(&address, ip));
     let mut request = format!("{}\r\n{headers}", lines.next().unwrap_or_default());
     for line in lines {
         let lower = line.to_ascii_lowercase();
-        let dropped = ["host:", "x-forwarded-", "tailscale-"];
+        let dropped = ["host:", "x-forwarded-", "tailscale-", "visitor:"];
         if !dropped.iter().any(|name| lower.starts_with(name)) {
             request += &format!("{line}\r\n");
         }

@@ -22,14 +22,13 @@ use moltbot_protocol::{Role, Scope, Scopes, handshake::ClientInfo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::Utf8Bytes;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Accepted, Agent, Parts, RunRequest, Source, Started};
 use crate::{
     asker::{Asker, AskerKind},
     auth::Caller,
-    bus::{Bus, Outbox},
+    bus::{Bus, Outbox, Outgoing},
     channels::{Outbound, OutboundMessage, Progress, Route, SendError, Sending},
     config::{self, Config, ModelChoice},
     providers::{
@@ -202,7 +201,7 @@ struct World {
     script: Arc<Script>,
     channel: Arc<Channel>,
     listener: Arc<Outbox>,
-    heard: VecDeque<Utf8Bytes>,
+    heard: VecDeque<Outgoing>,
     tracker: TaskTracker,
     stop: CancellationToken,
     counter: Arc<Counter>,
@@ -296,7 +295,7 @@ impl World {
         let listen = async {
             loop {
                 while let Some(frame) = self.heard.pop_front() {
-                    self.listener.written(frame.len());
+                    self.listener.written(frame.len(), 0);
                     lines.push(line(&serde_json::from_str(&frame).unwrap()));
                     if lines.last().is_some_and(|line| line == last) {
                         return;
