@@ -25,6 +25,7 @@ pub mod sockets;
 pub mod ssh;
 mod table;
 pub mod target;
+pub mod terminal;
 pub mod tls;
 pub mod transport;
 pub mod tunnel;

@@ -37,6 +37,7 @@ mod nodes;
 mod pairing;
 mod paths;
 mod profiles;
+mod reauth;
 mod replay;
 mod restart;
 mod secrets;

@@ -13,7 +13,10 @@ use super::{
 use crate::{
     cli::GatewayCommand,
     context::{Context, helped},
+    error::Error,
     output::{cell, clean},
+    target::Target,
+    terminal,
 };
 
 /// Runs one of the gateway's commands.
@@ -55,11 +58,24 @@ async fn call(cx: &Context, method: &str, params: &str, twice: bool) -> anyhow::
     let params = json_argument("--params is", params)?;
     let connected = cx.connect().await?;
     let client = &connected.client;
-    let result = if twice {
-        client.call_final(method, params, cx.timeout()).await
-    } else {
-        client.call_raw(method, params).await
+    let call = async |params: Value| {
+        if twice {
+            client.call_final(method, params, cx.timeout()).await
+        } else {
+            client.call_raw(method, params).await
+        }
     };
+    let mut result = call(params.clone()).await;
+    // The secret is shown again only when the gateway asks for it, and was not sent already.
+    if let Err(Error::Refused(refusal)) = &result
+        && refusal.details.as_ref().is_some_and(|it| it["code"] == "REAUTH_REQUIRED")
+        && let Some(secret) =
+            secret_to_show(cx, connected.candidate.target.as_ref(), &refusal.message)?
+    {
+        let mut params = params;
+        params["auth"] = json!({ "reauth": secret });
+        result = call(params).await;
+    }
     connected.client.close().await;
     let result = result?;
     if !cx.output.json {
@@ -67,6 +83,22 @@ async fn call(cx: &Context, method: &str, params: &str, twice: bool) -> anyhow::
     }
     cx.output.value(&result);
     Ok(())
+}
+
+/// Returns the gateway's secret: what is configured for it, else what is typed at the terminal.
+/// Without either the refusal stands.
+fn secret_to_show(
+    cx: &Context,
+    target: Option<&Target>,
+    why: &str,
+) -> anyhow::Result<Option<String>> {
+    let known = target.map(|target| &target.credentials);
+    let known = known.and_then(|known| known.token.as_ref().or(known.password.as_ref()));
+    if let Some(secret) = known {
+        return Ok(Some(secret.reveal().to_owned()));
+    }
+    cx.output.remark(clean(why));
+    Ok(terminal::ask_secret("The gateway's token or password: ")?)
 }
 
 /// Prints the certificate that the gateway shows, in the form it is pinned in.

@@ -4,7 +4,11 @@
 //! answers. A step is skipped only on a verified fact, never because a field is
 //! present.
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use moltbot_protocol::{
@@ -282,6 +286,38 @@ impl Auth {
         let failures = self.limiter.failed(guesser, kind);
         tracing::warn!(ip = %ingress.ip, ?kind, failures, "request refused: wrong secret");
         false
+    }
+
+    /// Checks a secret that a connected client shows again. Wrong ones count like those of a
+    /// handshake: against the device that the client proved, else against its address.
+    pub fn reauthenticate(&self, caller: &Caller, guess: &str) -> Result<(), Box<ErrorShape>> {
+        let in_force = self.in_force.load();
+        let secrets = &in_force.secrets;
+        let (secret, kind) = match secrets.mode {
+            AuthMode::Token => (&secrets.token, Kind::Token),
+            AuthMode::Password => (&secrets.password, Kind::Password),
+        };
+        let ip = if caller.local {
+            IpAddr::V4(Ipv4Addr::LOCALHOST)
+        } else {
+            let known = caller.remote_ip.as_deref().and_then(|ip| ip.parse().ok());
+            known.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        };
+        let device = caller.device_id.as_deref();
+        let guesser = Guesser { ip, device, known: device.is_some(), paired: device.is_some() };
+
+        if let Err(limited) = self.limiter.check(guesser, kind) {
+            let Limited { counter, failures, .. } = limited;
+            tracing::warn!(%ip, device, ?kind, counter, failures, "secret refused: too many failures");
+            return Err(too_many_failures(limited).error);
+        }
+        if secret.as_ref().is_some_and(|secret| secret.matches(guess)) {
+            self.limiter.succeeded(guesser, kind);
+            return Ok(());
+        }
+        let failures = self.limiter.failed(guesser, kind);
+        tracing::warn!(%ip, device, ?kind, failures, "wrong secret shown again");
+        Err(refuse("auth.reauth is not the gateway's secret").error)
     }
 
     fn check_device(

@@ -106,6 +106,7 @@ pub struct Agent {
     pub group_chat: AgentGroupChat,
     /// Its tools, within those of `tools`.
     #[serde(default)]
+    #[schemars(extend("x-guarded" = true))]
     pub tools: Tools,
     /// Which of its conversations are sandboxed; as in `agents.defaults` when absent.
     #[serde(default)]

@@ -48,7 +48,8 @@ impl Effect {
     }
 }
 
-fn inner<'a>(node: &'a Value, step: &Step) -> Option<&'a Value> {
+/// Returns what the schema says of a key or an item below a node.
+pub(super) fn inner<'a>(node: &'a Value, step: &Step) -> Option<&'a Value> {
     let found = match step {
         Step::Key(key) => node
             .pointer(&format!("/properties/{}", escaped(key)))

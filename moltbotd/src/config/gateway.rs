@@ -20,34 +20,39 @@ pub struct Gateway {
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub mode: Option<Mode>,
     /// Which addresses it listens on.
+    #[schemars(extend("x-guarded" = true))]
     pub bind: Bind,
     /// Address for `bind: "custom"`.
+    #[schemars(extend("x-guarded" = true))]
     pub custom_bind_host: Option<String>,
     /// Encryption of the port.
+    #[schemars(extend("x-guarded" = true))]
     pub tls: GatewayTls,
     /// How the gateway is reached through a tailnet.
+    #[schemars(extend("x-guarded" = true))]
     pub tailscale: Tailscale,
     /// Shared secrets.
+    #[schemars(extend("x-guarded" = true))]
     pub auth: GatewayAuth,
     /// Where `moltbotctl` goes when `mode` is `remote`.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub remote: Remote,
     /// Addresses or networks (`10.0.0.0/24`) of reverse proxies whose forwarding
     /// headers count. On this host they count from root, system accounts and the
     /// gateway's own user only.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub trusted_proxies: Vec<String>,
     /// Limits of connections.
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub limits: Limits,
     /// How devices are admitted.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub pairing: Pairing,
     /// The web page's rules.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub control_ui: ControlUi,
     /// What nodes may be asked.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub nodes: Nodes,
     /// What happens when this file changes.
     #[schemars(extend("x-effect" = Effect::Hot))]
@@ -206,10 +211,10 @@ pub struct GatewayAuth {
     #[schemars(extend("x-effect" = Effect::Hot))]
     pub mode: Option<AuthMode>,
     /// The token.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-secret" = true))]
     pub token: Option<String>,
     /// The password.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-secret" = true))]
     pub password: Option<String>,
     /// Whether users of the tailnet need no secret, only an approved device; when
     /// absent, they do not while `tailscale.mode` is `serve` and tokens count.
@@ -238,10 +243,12 @@ pub struct Remote {
     /// WebSocket address.
     pub url: Option<String>,
     /// Its token.
+    #[schemars(extend("x-secret" = true))]
     pub token: Option<String>,
     /// File that holds its token.
     pub token_file: Option<String>,
     /// Its password.
+    #[schemars(extend("x-secret" = true))]
     pub password: Option<String>,
     /// SHA-256 of its certificate.
     pub tls_fingerprint: Option<String>,

@@ -19,7 +19,7 @@ pub struct Logging {
     pub level: LogLevel,
     /// A log file to be written in any case. Without it there is one in the log
     /// folder, unless the journal takes the log.
-    #[schemars(extend("x-effect" = Effect::Restart))]
+    #[schemars(extend("x-effect" = Effect::Restart, "x-guarded" = true))]
     pub file: Option<String>,
     /// Size in bytes at which the file is set aside; one older file is kept.
     #[schemars(range(min = 4096))]
@@ -29,8 +29,10 @@ pub struct Logging {
     pub max_age_days: u64,
     /// Whether what looks like a secret is blotted out. The gateway's own
     /// secrets and those of the configuration always are.
+    #[schemars(extend("x-guarded" = true))]
     pub redact_sensitive: Redact,
     /// Regular expressions of what is blotted out, too.
+    #[schemars(extend("x-guarded" = true))]
     pub redact_patterns: Vec<String>,
 }
 

@@ -10,6 +10,7 @@ mod discovery;
 mod document;
 mod effect;
 mod gateway;
+mod guard;
 mod issue;
 mod known;
 mod live;
@@ -42,6 +43,7 @@ pub use self::{
         AuthMode, Bind, Gateway, GatewayAuth, GatewayTls, LoopbackPairing, Mode, Reload,
         ReloadMode, Remote, Tailscale, TailscaleMode,
     },
+    guard::Guard,
     issue::Issue,
     live::{Live, Plan, Trigger, gone, kept},
     load::{ChannelCheck, Findings, Loaded, Refusal, Source, StartCheck},
@@ -70,40 +72,40 @@ use crate::environment::Environment;
 #[serde(rename_all = "camelCase", default)]
 pub struct Config {
     /// The daemon's socket and who may use it.
-    #[schemars(extend("x-effect" = Effect::Restart))]
+    #[schemars(extend("x-effect" = Effect::Restart, "x-guarded" = false))]
     pub gateway: Gateway,
     /// Who answers.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub agents: Agents,
     /// Which models there are.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub models: Models,
     /// Which tools there are, and for whom they act.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub tools: Tools,
     /// Who owns the gateway, and who may give commands in chats.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub commands: Commands,
     /// How conversations are kept apart and when they start anew.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub session: Session,
     /// How messages are queued and shown.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub messages: Messages,
     /// Logs.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub logging: Logging,
     /// How the gateway is found on the network.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub discovery: Discovery,
     /// Messaging channels: each parses its own section.
-    #[schemars(extend("x-effect" = Effect::Channel))]
+    #[schemars(extend("x-effect" = Effect::Channel, "x-guarded" = false))]
     pub channels: BTreeMap<String, Value>,
     /// Which credentials belong to which provider.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = false))]
     pub auth: Value,
     /// Environment variables to set where they are unset.
-    #[schemars(extend("x-effect" = Effect::Hot))]
+    #[schemars(extend("x-effect" = Effect::Hot, "x-guarded" = true))]
     pub env: Value,
     /// Sections that are kept as they are.
     #[serde(flatten)]
@@ -126,6 +128,11 @@ impl Config {
         self.other.get(name)
     }
 }
+
+/// Those of [`OTHER_SECTIONS`] that decide what is run, who may have it run, or which code is part
+/// of the gateway; see [`guard`].
+const GUARDED_SECTIONS: &[&str] =
+    &["approvals", "browser", "canvasHost", "hooks", "nodeHost", "plugins", "skills", "update"];
 
 /// Sections of the reference that are kept as they are, what a change of
 /// them takes, and what they are for.

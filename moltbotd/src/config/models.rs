@@ -17,14 +17,17 @@ pub struct Models {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Provider {
-    /// Its address.
+    /// Its address. Its key is sent there.
+    #[schemars(extend("x-guarded" = true))]
     pub base_url: String,
     /// Its key.
+    #[schemars(extend("x-secret" = true))]
     pub api_key: Option<String>,
     /// What it speaks: `openai-completions`, `openai-responses`,
     /// `anthropic-messages`, `google-generative-ai`, `ollama`.
     pub api: Option<String>,
     /// Further request headers.
+    #[schemars(extend("x-guarded" = true))]
     pub headers: BTreeMap<String, String>,
     /// Its models.
     pub models: Vec<ProviderModel>,

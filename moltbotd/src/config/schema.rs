@@ -5,7 +5,7 @@ use moltbot_settings::Path;
 use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{Config, OTHER_SECTIONS, effect, redact};
+use super::{Config, GUARDED_SECTIONS, OTHER_SECTIONS, effect, guard, redact};
 
 /// Where sections stand in a form; clients of the reference sort by it.
 const ORDER: &[(&str, u32)] = &[
@@ -44,8 +44,8 @@ pub fn schema(channels: &[(&str, ChannelSchema)]) -> Value {
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (name, effect, description) in OTHER_SECTIONS {
             let kind = if *name == "bindings" { "array" } else { "object" };
-            let section =
-                json!({ "description": description, "type": kind, effect::KEYWORD: effect });
+            let section = json!({ "description": description, "type": kind, effect::KEYWORD: effect,
+                    guard::KEYWORD: GUARDED_SECTIONS.contains(name) });
             properties.insert((*name).into(), section);
         }
     }
@@ -70,6 +70,17 @@ pub fn hints(schema: &Value) -> Map<String, Value> {
 pub(super) fn paths() -> Vec<String> {
     let mut paths = Vec::new();
     walk(&schema(&[]), "", &mut |path, _| paths.push(path.into()));
+    paths
+}
+
+/// Returns the dotted name of every key of the typed sections that carries a mark.
+pub(super) fn marked(keyword: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    walk_nodes(&schema(&[]), "", &mut |path, node| {
+        if node.get(keyword).and_then(Value::as_bool) == Some(true) {
+            paths.push(path.into());
+        }
+    });
     paths
 }
 
@@ -123,22 +134,28 @@ fn label(name: &str) -> String {
 }
 
 fn walk(schema: &Value, at: &str, found: &mut dyn FnMut(&str, Option<&str>)) {
+    walk_nodes(schema, at, &mut |path, node| {
+        found(path, node.get("description").and_then(Value::as_str));
+    });
+}
+
+fn walk_nodes(schema: &Value, at: &str, found: &mut dyn FnMut(&str, &Value)) {
     let join = |name: &str| if at.is_empty() { name.into() } else { format!("{at}.{name}") };
     for (name, property) in
         schema.get("properties").and_then(Value::as_object).into_iter().flatten()
     {
         let path = join(name);
-        found(&path, property.get("description").and_then(Value::as_str));
-        walk(property, &path, found);
+        found(&path, property);
+        walk_nodes(property, &path, found);
     }
     for items in ["items", "additionalProperties"] {
         if let Some(inner) = schema.get(items).filter(|inner| inner.is_object()) {
-            walk(inner, &join("*"), found);
+            walk_nodes(inner, &join("*"), found);
         }
     }
     for choices in ["anyOf", "oneOf", "allOf"] {
         for choice in schema.get(choices).and_then(Value::as_array).into_iter().flatten() {
-            walk(choice, at, found);
+            walk_nodes(choice, at, found);
         }
     }
 }

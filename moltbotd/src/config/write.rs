@@ -23,7 +23,7 @@ use moltbot_settings::{
 use serde_json::{Map, Value};
 
 use super::{
-    Effect, Live, Loaded, Overlay, PLACEHOLDER, Plan, Source, Trigger,
+    Effect, Guard, Live, Loaded, Overlay, PLACEHOLDER, Plan, Source, Trigger,
     issue::Issue,
     known, redact,
     snapshot::{shown, with_defaults},
@@ -38,6 +38,9 @@ pub enum WriteError {
     /// The result could not be used.
     #[error("invalid config")]
     Invalid(Vec<Issue>),
+    /// Some keys are changed from another host only by somebody who shows the secret again.
+    #[error("changing {} needs the gateway's secret again", .0.join(", "))]
+    Guarded(Vec<String>),
     /// A file cannot be edited or written.
     #[error(transparent)]
     Book(#[from] BookError),
@@ -68,6 +71,7 @@ impl Live {
         raw: &str,
         base_hash: Option<&str>,
         by: &str,
+        guard: Guard<'_>,
     ) -> Result<Written, WriteError> {
         let sent = object(raw, "config raw must be an object")?;
         let mut draft = Book::of(&self.source().file).change()?;
@@ -87,7 +91,7 @@ impl Live {
             let text = as_it_stood(text, draft.text().unwrap_or_default(), &changes);
             draft.replace(text);
         }
-        self.install(draft, &before, by)
+        self.install(draft, &before, by, guard)
     }
 
     /// Changes what a merge patch says. Reads and writes files: not to be
@@ -97,6 +101,7 @@ impl Live {
         raw: &str,
         base_hash: Option<&str>,
         by: &str,
+        guard: Guard<'_>,
     ) -> Result<Written, WriteError> {
         // Before the lock: it is not held for what is refused anyway.
         let sent = object(raw, "config.patch raw must be an object");
@@ -116,7 +121,7 @@ impl Live {
         let changes = edit::difference(&before.written, &wanted);
         check_effort(draft.text().unwrap_or_default(), &changes)?;
         draft.apply(&changes)?;
-        self.install(draft, &before, by)
+        self.install(draft, &before, by, guard)
     }
 
     /// Tells what other texts would do.
@@ -125,12 +130,29 @@ impl Live {
         planned(&self.source().load_over(files), &self.in_force())
     }
 
-    fn install(&self, draft: Draft, before: &Loaded, by: &str) -> Result<Written, WriteError> {
+    fn install(
+        &self,
+        draft: Draft,
+        before: &Loaded,
+        by: &str,
+        guard: Guard<'_>,
+    ) -> Result<Written, WriteError> {
         let mut loaded = self.source().load_over(draft.changed());
         loaded.issues.extend(new_unknown_keys(before, &loaded));
         if !loaded.is_valid() {
             return Err(WriteError::Invalid(loaded.issues));
         }
+
+        // Both as it is written and as it is in force: a reference to a variable or an included
+        // file may hide the one from the other.
+        let mut guarded = guard.refuses(&before.written, &loaded.written);
+        guarded.extend(guard.refuses(&before.resolved, &loaded.resolved));
+        if !guarded.is_empty() {
+            guarded.sort_unstable();
+            guarded.dedup();
+            return Err(WriteError::Guarded(guarded));
+        }
+
         draft.install(by)?;
         // The file's watcher comes to the same end, a little later.
         let plan = self.reload(Trigger::Changed).map_err(WriteError::Refused)?;
@@ -523,10 +545,10 @@ mod tests {
         let snapshot = live.source().load().snapshot(&json!({}));
         let raw = snapshot.raw.unwrap();
         assert!(raw.contains(PLACEHOLDER));
-        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        live.replace(&raw, base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         assert_eq!(text(&live), TEXT);
         let raw = raw.replace("mode: 'hot'", "mode: 'off'");
-        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        live.replace(&raw, base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         assert_eq!(text(&live), TEXT.replace("mode: 'hot'", "mode: 'off'"));
     }
 
@@ -536,11 +558,11 @@ mod tests {
         let mut form = live.source().load().snapshot(&json!({})).config;
         assert_eq!(form["ui"]["assistant"]["name"], "Molty");
         let raw = serde_json::to_string_pretty(&form).unwrap();
-        live.replace(&raw, base(&live).as_deref(), "test").unwrap();
+        live.replace(&raw, base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         assert_eq!(text(&live), TEXT);
         form["gateway"]["reload"]["mode"] = "off".into();
         form["bindings"].as_array_mut().unwrap().remove(0);
-        live.replace(&form.to_string(), base(&live).as_deref(), "test").unwrap();
+        live.replace(&form.to_string(), base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         let wanted = TEXT
             .replace("mode: 'hot'", "mode: \"off\"")
             .replace("{ id: 'x', password: 'one' },", "");
@@ -555,7 +577,8 @@ mod tests {
             "models": { "providers": { "a": { "apiKey": PLACEHOLDER, "baseUrl": "http://i" } } },
             "ui": { "assistant": { "name": "Molty" } },
         });
-        let written = live.patch(&patch.to_string(), base(&live).as_deref(), "test").unwrap();
+        let written =
+            live.patch(&patch.to_string(), base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         let wanted =
             TEXT.replace(", reload: { mode: 'hot' }", "").replace("'http://h'", "\"http://i\"");
         assert_eq!(text(&live), wanted);
@@ -571,7 +594,8 @@ mod tests {
             json!({ "channels": { "telegram": { "botToken": PLACEHOLDER } } }),
             json!({ "bindings": [{ "id": "z", "password": PLACEHOLDER }] }),
         ] {
-            let why = refused(live.patch(&patch.to_string(), base.as_deref(), "test"));
+            let why =
+                refused(live.patch(&patch.to_string(), base.as_deref(), "test", Guard::Lifted));
             assert!(why.contains("give the value itself"), "{why}");
         }
         assert_eq!(text(&live), TEXT);
@@ -581,20 +605,21 @@ mod tests {
     fn what_is_not_right_is_refused_as_the_reference_does() {
         let (_dir, live) = live(TEXT);
         let base = base(&live);
-        let set = |raw: &str, base: Option<&str>| refused(live.replace(raw, base, "test"));
+        let set =
+            |raw: &str, base: Option<&str>| refused(live.replace(raw, base, "test", Guard::Lifted));
         assert!(set("{}", None).starts_with("config base hash required;"));
         assert!(set("{}", Some("00")).starts_with("config changed since last load;"));
         assert!(set("{ nope", base.as_deref()).starts_with("SyntaxError: JSON5: "));
         assert!(set("{ gateway: { port: 'x' } }", base.as_deref()).contains("gateway.port"));
         let why = set("{ gateway: { bogus: 1 } }", base.as_deref());
         assert!(why.contains("path: \"gateway\"") && why.contains("Unrecognized key"), "{why}");
-        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test"));
+        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test", Guard::Lifted));
         assert_eq!(patch("[]"), "config.patch raw must be an object");
         fs::write(&live.source().file, "{ gateway: 5 }").unwrap();
         let base = Some(hash("{ gateway: 5 }"));
-        let why = refused(live.patch("{}", base.as_deref(), "test"));
+        let why = refused(live.patch("{}", base.as_deref(), "test", Guard::Lifted));
         assert_eq!(why, "invalid config; fix before patching");
-        live.replace("{ /* fixed */ }", base.as_deref(), "test").unwrap();
+        live.replace("{ /* fixed */ }", base.as_deref(), "test", Guard::Lifted).unwrap();
         assert_eq!(text(&live), "{ /* fixed */ }");
     }
 
@@ -628,8 +653,8 @@ mod tests {
             let keys = (0..count).map(|index| (format!("k{index}"), json!(1)));
             json!({ "ui": keys.collect::<Map<_, _>>() }).to_string()
         };
-        let set = |raw: &str| refused(live.replace(raw, base.as_deref(), "test"));
-        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test"));
+        let set = |raw: &str| refused(live.replace(raw, base.as_deref(), "test", Guard::Lifted));
+        let patch = |raw: &str| refused(live.patch(raw, base.as_deref(), "test", Guard::Lifted));
         let wanted = "values; it must NOT have more than 20000";
         assert!(set(&keys(50_000)).contains(wanted));
         assert!(patch(&keys(50_000)).contains(wanted));
@@ -645,8 +670,8 @@ mod tests {
             let keys = (0..19_000).map(|index| (format!("k{index}"), json!(value)));
             json!({ "ui": keys.collect::<Map<_, _>>() }).to_string()
         };
-        live.replace(&keys(1), base(&live).as_deref(), "test").unwrap();
-        let why = refused(live.patch(&keys(2), base(&live).as_deref(), "test"));
+        live.replace(&keys(1), base(&live).as_deref(), "test", Guard::Lifted).unwrap();
+        let why = refused(live.patch(&keys(2), base(&live).as_deref(), "test", Guard::Lifted));
         assert!(why.contains("19000 changes of a configuration of"), "{why}");
         assert_eq!(text(&live), keys(1));
     }
@@ -658,7 +683,7 @@ mod tests {
             .unwrap();
         fs::write(&live.source().file, "{ $include: 'more.json', ui: { a: 1 } }").unwrap();
         let patch = "{ session: { scope: 'per-sender' }, ui: { b: 2 } }";
-        live.patch(patch, base(&live).as_deref(), "test").unwrap();
+        live.patch(patch, base(&live).as_deref(), "test", Guard::Lifted).unwrap();
         assert_eq!(text(&live), "{ $include: 'more.json', ui: { a: 1, b: 2 } }");
         let more = fs::read_to_string(dir.path().join("more.json")).unwrap();
         assert_eq!(more, "{ // more\n session: { scope: \"per-sender\" } }");

@@ -40,6 +40,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+pub(crate) use self::redact::holds_secret;
 pub use self::{
     file::{Keep, Part},
     redact::{Known, Redactions},

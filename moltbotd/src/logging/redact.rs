@@ -11,7 +11,7 @@ const SHORTEST_SECRET: usize = 8;
 
 /// One of these is in whatever the patterns below find. Looking for them is
 /// cheap, and the patterns are built only once one was found.
-const MARKERS: [&str; 16] = [
+const MARKERS: [&str; 26] = [
     "earer ",
     "EARER ",
     "sk-",
@@ -28,11 +28,26 @@ const MARKERS: [&str; 16] = [
     "assw",
     "key",
     "Key",
+    "asic ",
+    "AKIA",
+    "ASIA",
+    "glpat-",
+    "hf_",
+    "npm_",
+    "tskey-",
+    "ya29.",
+    "SG.",
+    "://",
 ];
 
 /// Shapes of secrets. A group named `keep` is shown.
-const SHAPES: [&str; 7] = [
+const SHAPES: [&str; 11] = [
     r"(?P<keep>(?i:bearer)\s+)[A-Za-z0-9._~+/=-]{8,}",
+    r"(?P<keep>\b(?i:basic)\s+)[A-Za-z0-9+/]{16,}={0,2}",
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",
+    r"\b(?:glpat-|hf_|npm_|tskey-|ya29\.|SG\.)[A-Za-z0-9_.-]{16,}",
+    // The password in an address, and the path that is one.
+    r"(?P<keep>://)[^/\s:@]+:[^/\s@]{3,}@",
     r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{12,}",
     r"\b(?:gh[oprsu]_|github_pat_|xox[abeoprs]-|AIza)[A-Za-z0-9_-]{10,}",
     // A Telegram bot's token, also within an address.
@@ -103,6 +118,12 @@ fn replace(text: &mut Cow<'_, str>, pattern: &Regex) {
     if let Cow::Owned(replaced) = replaced {
         *text = replaced.into();
     }
+}
+
+/// Returns whether a text holds what looks like a secret.
+pub(crate) fn holds_secret(text: &str) -> bool {
+    MARKERS.iter().any(|marker| text.contains(marker))
+        && shapes().iter().any(|shape| shape.is_match(text))
 }
 
 fn shapes() -> &'static [Regex] {

@@ -9,21 +9,26 @@ use moltbot_protocol::{
         config::{
             ConfigApplied, ConfigApply, ConfigDescription, ConfigGet, ConfigPatch, ConfigPlan,
             ConfigPlanned, ConfigSchema, ConfigSet, ConfigSnapshot, ConfigWritten,
+            Reauthentication,
         },
         gateway::{RestartNote, RestartPlan, Restarting, Sentinel},
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task;
 
 use super::Context;
 use crate::{
     channels,
-    config::{self, ReloadMode, WriteError, Written},
+    config::{self, Guard, ReloadMode, WriteError, Written},
     gateway::Gateway,
+    logging::Peer,
     restart::{Asked, RestartError},
     rpc::{Error, Result, Router},
 };
+
+/// Guarded keys that a refusal names.
+const GUARDED_SHOWN: usize = 5;
 
 pub(super) fn register(router: &mut Router<Gateway>) {
     router.on(get).on(schema).on(set).on(apply).on(patch).on(plan);
@@ -39,9 +44,51 @@ async fn read<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> R
     task::spawn_blocking(work).await.map_err(|error| Error::Internal(error.into()))
 }
 
-async fn schema(_: Context, _: ConfigSchema) -> Result<ConfigDescription> {
+fn whole_schema() -> Value {
     let channels: Vec<_> = channels::ALL.iter().map(|entry| (entry.id, entry.schema)).collect();
-    let schema = config::schema(&channels);
+    config::schema(&channels)
+}
+
+/// Returns whether every key may be changed. The control socket and a direct connection of this
+/// host are those of somebody who could edit the file; that includes whoever came through `ssh`,
+/// who has a shell here. Everybody else shows the secret for it.
+fn may_change_all(cx: &Context, auth: Option<&Reauthentication>) -> Result<bool> {
+    let Some(Reauthentication { reauth }) = auth else { return Ok(cx.caller.local) };
+    cx.gateway.auth.reauthenticate(&cx.caller, reauth).map(|()| true).map_err(|refusal| {
+        Error::Refused {
+            code: refusal.code,
+            message: refusal.message,
+            details: json!({ "code": "REAUTH_FAILED" }),
+        }
+    })
+}
+
+/// Changes the configuration, on a thread where that may take its time.
+async fn change<F>(cx: &Context, auth: Option<&Reauthentication>, work: F) -> Result<Written>
+where
+    F: FnOnce(&config::Live, Guard<'_>) -> std::result::Result<Written, WriteError>
+        + Send
+        + 'static,
+{
+    let lifted = may_change_all(cx, auth)?;
+    let live = Arc::clone(&cx.gateway.config);
+    let written = read(move || {
+        if lifted {
+            return work(&live, Guard::Lifted);
+        }
+        work(&live, Guard::Up(&whole_schema()))
+    });
+    let written = written.await?;
+    if let Err(WriteError::Guarded(paths)) = &written {
+        let (client, device) = (Peer(cx.caller.display_name()), cx.caller.device_id.as_deref());
+        let ip = cx.caller.remote_ip.as_deref();
+        tracing::warn!(%client, device, ip, ?paths, "change refused: needs the secret again");
+    }
+    Ok(written?)
+}
+
+async fn schema(_: Context, _: ConfigSchema) -> Result<ConfigDescription> {
+    let schema = whole_schema();
     Ok(ConfigDescription {
         ui_hints: config::hints(&schema),
         schema,
@@ -52,27 +99,33 @@ async fn schema(_: Context, _: ConfigSchema) -> Result<ConfigDescription> {
 
 async fn set(cx: Context, request: ConfigSet) -> Result<ConfigWritten> {
     let by = by(&cx, "config.set");
-    let live = Arc::clone(&cx.gateway.config);
-    let written =
-        read(move || live.replace(&request.raw, request.base_hash.as_deref(), &by)).await??;
+    let ConfigSet { raw, base_hash, auth } = request;
+    let written = change(&cx, auth.as_ref(), move |live, guard| {
+        live.replace(&raw, base_hash.as_deref(), &by, guard)
+    });
+    let written = written.await?;
     let path = written.loaded.file.display().to_string();
     Ok(ConfigWritten { ok: true, path, config: written.shown() })
 }
 
 async fn apply(cx: Context, request: ConfigApply) -> Result<ConfigApplied> {
-    let ConfigApply { raw, base_hash, session_key, note, restart_delay_ms } = request;
+    let ConfigApply { raw, base_hash, auth, session_key, note, restart_delay_ms } = request;
     let by = by(&cx, "config.apply");
-    let live = Arc::clone(&cx.gateway.config);
-    let written = read(move || live.replace(&raw, base_hash.as_deref(), &by)).await??;
+    let written = change(&cx, auth.as_ref(), move |live, guard| {
+        live.replace(&raw, base_hash.as_deref(), &by, guard)
+    });
+    let written = written.await?;
     let asked = Asked { session_key, note, delay_ms: restart_delay_ms, ..Asked::default() };
     put_in_force(&cx, "config.apply", written, asked).await
 }
 
 async fn patch(cx: Context, request: ConfigPatch) -> Result<ConfigApplied> {
-    let ConfigPatch { raw, base_hash, session_key, note, restart_delay_ms } = request;
+    let ConfigPatch { raw, base_hash, auth, session_key, note, restart_delay_ms } = request;
     let by = by(&cx, "config.patch");
-    let live = Arc::clone(&cx.gateway.config);
-    let written = read(move || live.patch(&raw, base_hash.as_deref(), &by)).await??;
+    let written = change(&cx, auth.as_ref(), move |live, guard| {
+        live.patch(&raw, base_hash.as_deref(), &by, guard)
+    });
+    let written = written.await?;
     let asked = Asked { session_key, note, delay_ms: restart_delay_ms, ..Asked::default() };
     put_in_force(&cx, "config.patch", written, asked).await
 }
@@ -148,6 +201,20 @@ impl From<WriteError> for Error {
                     message: "invalid config".into(),
                     details: json!({ "issues": issues }),
                 }
+            }
+            WriteError::Guarded(paths) => {
+                let first = paths.first().map_or("KEY", String::as_str);
+                let shown = paths.iter().take(GUARDED_SHOWN).cloned().collect::<Vec<_>>();
+                let more = paths.len() - shown.len();
+                let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+                let message = format!(
+                    "changing {}{more} from another host needs the gateway's secret again: send \
+                     it as auth.reauth, or run on the gateway's host: moltbotctl config set \
+                     {first} VALUE",
+                    shown.join(", ")
+                );
+                let details = json!({ "code": "REAUTH_REQUIRED", "paths": shown });
+                Self::Refused { code: ErrorCode::InvalidRequest, message, details }
             }
             // An administrator may know the files by name.
             WriteError::Book(error) => Self::Unavailable(error.to_string()),

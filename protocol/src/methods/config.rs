@@ -84,6 +84,22 @@ pub struct ConfigDescription {
     pub generated_at: String,
 }
 
+/// Shows again that the caller knows the gateway's secret. Keys that decide who gets in, what is
+/// run and where files and secrets go are changed from another host only with it, so that a stolen
+/// session or page does not hand over the host.
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reauthentication {
+    /// The gateway's token or password, whichever `gateway.auth.mode` says.
+    pub reauth: String,
+}
+
+impl std::fmt::Debug for Reauthentication {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reauthentication")
+    }
+}
+
 /// Replaces the configuration file. A secret's placeholder stands for the
 /// secret that is at its place; a value that a variable gave stays a reference
 /// to the variable. What can be is put in force at once.
@@ -95,6 +111,9 @@ pub struct ConfigSet {
     /// The hash of the file it is based on; needed when there is a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_hash: Option<String>,
+    /// The gateway's secret; needed from another host for some keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Reauthentication>,
 }
 
 impl Request for ConfigSet {
@@ -125,6 +144,9 @@ pub struct ConfigApply {
     /// The hash of the file it is based on; needed when there is a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_hash: Option<String>,
+    /// The gateway's secret; needed from another host for some keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Reauthentication>,
     /// The conversation that asks; it is told when the change is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_key: Option<String>,
@@ -154,6 +176,9 @@ pub struct ConfigPatch {
     /// The hash of the file it is based on; needed when there is a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_hash: Option<String>,
+    /// The gateway's secret; needed from another host for some keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Reauthentication>,
     /// The conversation that asks; it is told when the change is in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_key: Option<String>,

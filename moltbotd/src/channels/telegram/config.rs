@@ -36,8 +36,10 @@ pub(crate) struct Settings {
     /// Token of the bot.
     pub(super) bot_token: Option<Secret>,
     /// File that holds the token of the bot.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) token_file: Option<PathBuf>,
     /// Address of the Bot API server.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) api_root: String,
     /// Who may write in direct chats.
     pub(super) dm_policy: DmPolicy,
@@ -69,14 +71,18 @@ pub(crate) struct Settings {
     /// How long the server may hold a question for new messages, in seconds.
     pub(super) poll_timeout_seconds: u32,
     /// Proxy for the Bot API.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) proxy: Option<String>,
     /// Address of a webhook; not served by this program yet.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) webhook_url: Option<String>,
     /// Whether links are shown with a preview.
     pub(super) link_preview: bool,
     /// Folders besides the state directory that files may be sent from.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) media_roots: Vec<PathBuf>,
     /// Tools of the channel, within those of `tools`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`: `owner`, `admitted`, `schedule`.
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
@@ -209,6 +215,7 @@ pub(super) struct Group {
     /// Settings by topic id.
     pub(super) topics: BTreeMap<String, Topic>,
     /// Tools of the group, within those of the channel.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// Tools by sender, instead of those of the group: `id:7`, `username:ann`, `name:Ann`, `*`.
     pub(super) tools_by_sender: BTreeMap<String, ToolPolicy>,
@@ -221,6 +228,7 @@ pub(super) struct Group {
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct DirectTools {
     /// Tools of the chat, within those of the channel.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`.
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
@@ -237,6 +245,7 @@ pub(super) struct Topic {
     /// Who may write, instead of the group's list.
     pub(super) allow_from: Option<Vec<Id>>,
     /// Tools of the topic, within those of the group.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`.
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
