@@ -20,6 +20,7 @@ mod faults;
 mod grants;
 mod handshake;
 mod harness;
+mod hostile;
 mod identity;
 mod import;
 mod ingress;

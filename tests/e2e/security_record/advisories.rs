@@ -298,8 +298,10 @@ pub(super) const ADVISORIES: &[Advisory] = &[
         ],
         weakness: "sockets and frames are not limited before login",
         answer: Tests(&[
+            "silent_sockets_of_this_host_keep_nobody_out",
             "a_stranger_may_not_send_more_than_64_kib",
             "a_silent_stranger_is_shown_the_door",
+            "a_hostile_client_costs_the_others_no_answer",
         ]),
     },
     Advisory {
@@ -320,7 +322,7 @@ pub(super) const ADVISORIES: &[Advisory] = &[
         ids: &["CVE-2026-53856"],
         weakness: "a configuration that is put back can be read by others",
         answer: Tests(&[
-            "modes_are_kept_without_what_lets_others_in",
+            "a_file_keeps_its_mode_and_its_copies_are_closed_to_others",
             "what_it_writes_is_for_its_user_alone",
         ]),
     },

@@ -24,6 +24,7 @@ pub(super) const FINDINGS: &[Finding] = &[
             "strangers_with_costly_frames_hold_up_nobody",
             "two_nodes_with_frames_of_two_megabytes_hold_up_nobody",
             "the_work_stops_with_the_violations_that_are_listed",
+            "a_hostile_client_costs_the_others_no_answer",
         ],
     ),
     finding(
@@ -53,8 +54,20 @@ pub(super) const FINDINGS: &[Finding] = &[
         ],
     ),
     finding(
+        "silent sockets kept every newcomer and the control socket out; visitors of a proxy shared one place",
+        &[
+            "silent_sockets_of_this_host_keep_nobody_out",
+            "silent_peers_of_the_control_socket_keep_its_user_out_of_nothing",
+            "one_visitor_of_serve_takes_no_place_of_another_or_of_its_own",
+            "wrong_guesses_of_one_visitor_of_serve_lock_no_other_out",
+        ],
+    ),
+    finding(
         "unread answers, unfinished frames and long names took as much memory as a client liked",
         &[
+            "a_client_that_leaves_too_many_answers_unread_is_sent_away_and_its_memory_is_back",
+            "when_all_answers_are_too_many_the_client_with_the_most_goes",
+            "unfinished_messages_of_many_clients_share_a_budget",
             "the_list_is_bounded_in_bytes_whatever_hosts_say_of_themselves",
             "a_text_of_connect_that_is_too_long_is_refused_and_named",
         ],
@@ -72,6 +85,18 @@ pub(super) const FINDINGS: &[Finding] = &[
             "cve_2026_22172_the_shared_secret_does_not_choose_its_own_scopes",
             "a_lowered_ceiling_also_binds_devices_that_the_secret_paired_before",
         ],
+    ),
+    finding(
+        "a node without power or network stayed listed as connected",
+        &["a_node_that_gives_no_sign_of_life_is_gone_and_its_call_fails"],
+    ),
+    finding(
+        "`config.get` showed secrets under keys that it did not know",
+        &["none_of_many_planted_secrets_is_shown_anywhere"],
+    ),
+    finding(
+        "a session of another host changed what could hand over this one without the secret",
+        &["s21_dangerous_configuration_from_another_host_needs_the_secret_again"],
     ),
     finding(
         "a device whose clock is wrong was refused although it had signed the nonce",
@@ -105,10 +130,17 @@ pub(super) const FINDINGS: &[Finding] = &[
     ),
     finding(
         "a local program chose its address through a trusted proxy on loopback; proofs without a nonce piled up",
-        &["remembered_signatures_are_bounded_and_none_that_was_forgotten_counts_again"],
+        &[
+            "a_program_of_another_user_does_not_choose_its_address_as_a_trusted_proxy",
+            "remembered_signatures_are_bounded_and_none_that_was_forgotten_counts_again",
+        ],
     ),
     finding(
         "a change of 300,000 keys held the configuration for minutes",
         &["the_largest_configuration_is_written_and_many_changes_of_it_are_not"],
+    ),
+    finding(
+        "violations of RFC 6455 ended the connection without their close code",
+        &["every_violation_gets_its_close_code_and_every_good_case_its_answer"],
     ),
 ];
