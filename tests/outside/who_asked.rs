@@ -209,7 +209,7 @@ async fn even_the_owner_changes_the_rules_of_a_node_by_their_own_method_only() {
     for call in &chain[..2] {
         world.telegram.says(7, &format!("TOOL:nodes {call}")).await;
     }
-    world.telegram.shows_text(7, "use exec.approvals.node.*").await;
+    world.telegram.shows_text(7, "use exec.approvals.node.get").await;
     world.nothing_ran();
     world.telegram.says(7, &format!("TOOL:nodes {}", chain[2])).await;
     world.telegram.shows_text(7, "exit code 0").await;

@@ -28,9 +28,9 @@ async fn with_node(telegram: &Telegram, more: Value) -> (Daemon, NodeHost) {
     (daemon, node)
 }
 
-/// Runs on the node only: its working folder names its home.
+/// Runs on the node only: that is where its working folder is.
 fn call() -> Value {
-    let command = json!(["sh", "-c", "echo real-$((40 + 2)) in $HOME"]);
+    let command = json!(["sh", "-c", "echo real-$((40 + 2)) in $PWD"]);
     json!({
         "action": "invoke", "node": "lab", "command": "system.run",
         "params": { "command": command },

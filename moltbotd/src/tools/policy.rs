@@ -104,8 +104,8 @@ pub enum Refusal {
     },
     /// Nobody may have it done by a tool.
     #[error(
-        "refused: tools do not reach system.execApprovals.*; use exec.approvals.node.*, which need \
-         operator.admin"
+        "refused: no tool decides what may run on a node; use exec.approvals.node.get and \
+         exec.approvals.node.set, which need operator.admin"
     )]
     Reserved,
     /// The asker may use no tools at all.

@@ -694,7 +694,7 @@ mod tests {
             "quote": { "text": "x", "position": 0 } });
         assert_eq!(carried(elsewhere), (vec!["99".into()], false));
 
-        let forwarded = |origin: Value| json!({ "text": "/node a b", "forward_origin": origin });
+        let forwarded = |origin: Value| json!({ "text": "do it", "forward_origin": origin });
         assert_eq!(carried(forwarded(origin(8))), (vec!["8".into()], true));
         assert_eq!(carried(forwarded(origin(7))), (none(), false), "the sender's own");
         let (others, is_forwarded) = carried(forwarded(hidden));
