@@ -2,7 +2,7 @@
 //! that are gone. Memory is read from the daemon's own counters, which count
 //! what is allocated; resident memory would measure the allocator.
 
-use moltbot_tests::{Connect, Daemon, Device, PATIENCE};
+use moltbot_tests::{Client, Connect, Daemon, Device, PATIENCE};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -168,4 +168,30 @@ async fn a_node_that_gives_no_sign_of_life_is_gone_and_its_call_fails() {
     assert_eq!(dropped(&daemon, "no_pong").await, 1.0);
     // The operator was only waiting, and answered its pings.
     drop(node);
+}
+
+#[tokio::test]
+async fn a_stop_is_obeyed_whatever_clients_left_unread_and_unfinished() {
+    let mut daemon = Daemon::start().await;
+    let mut clients = Vec::new();
+    for number in 0..12 {
+        let mut socket = raw_operator(&daemon).await;
+        if number % 2 == 0 {
+            begin_message(&mut socket, MIB / 2).await;
+        } else {
+            let call = json!({ "type": "req", "id": "1", "method": "config.schema" }).to_string();
+            let calls = [header(call.len()), call.into_bytes()].concat().repeat(60);
+            socket.write_all(&calls).await.unwrap();
+        }
+        clients.push(socket);
+    }
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(Client::open(&daemon.url(), &[]).await.unwrap());
+    }
+    until("answers are unread", async || held(&daemon, "unread_answers").await > 0.0).await;
+    let status = daemon.stop().await;
+    assert_eq!(status.code(), Some(0), "{}", daemon.log());
+    assert!(!daemon.log().contains("stopped before everything"), "{}", daemon.log());
+    drop(clients);
 }
