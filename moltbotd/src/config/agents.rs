@@ -51,6 +51,7 @@ pub struct AgentDefaults {
     /// Whether tools are shown: `off`, `on`, `full`.
     pub verbose_default: Option<String>,
     /// Which conversations are sandboxed.
+    #[schemars(extend("x-guarded" = true))]
     pub sandbox: Sandbox,
 }
 
@@ -110,6 +111,7 @@ pub struct Agent {
     pub tools: Tools,
     /// Which of its conversations are sandboxed; as in `agents.defaults` when absent.
     #[serde(default)]
+    #[schemars(extend("x-guarded" = true))]
     pub sandbox: Sandbox,
 }
 
