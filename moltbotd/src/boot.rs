@@ -394,6 +394,7 @@ fn build(
             profile: start.paths.profile.clone(),
             logs: start.logs.clone(),
             channels: Arc::clone(&channels) as Arc<dyn health::ChannelHealth>,
+            models: Arc::clone(&models),
             listening: Arc::clone(&listening),
             tls: tls.clone(),
             tailscale: Arc::clone(&tailscale),

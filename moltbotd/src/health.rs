@@ -27,6 +27,7 @@ use crate::{
     clock, config,
     listening::Listening,
     logging::Logs,
+    providers::Models,
     store::{Overview, Store, StoreError},
     tailscale::Tailscale,
     tls::Tls,
@@ -52,6 +53,9 @@ pub struct ChannelReport {
 pub trait ChannelHealth: Send + Sync + 'static {
     /// Describes every channel; with `probe`, after asking its server.
     fn report(&self, probe: bool) -> Pin<Box<dyn Future<Output = ChannelReport> + Send + '_>>;
+
+    /// Returns what hinders accounts now, one line each.
+    fn troubles(&self) -> Vec<String>;
 }
 
 /// What the report is made from.
@@ -71,6 +75,8 @@ pub struct Parts {
     pub logs: Logs,
     /// The channels.
     pub channels: Arc<dyn ChannelHealth>,
+    /// The models that can answer.
+    pub models: Arc<Models>,
     /// Where the daemon listens.
     pub listening: Arc<Listening>,
     /// The certificate, when the port speaks TLS.
@@ -110,7 +116,8 @@ impl Health {
     /// `probe`, always a new one that asked the channels' servers.
     pub async fn report(&self, probe: bool) -> Result<HealthSummary, StoreError> {
         match self.last_with_age() {
-            Some((age, summary)) if !probe && age < FRESH => {
+            // What began or ended to hinder a channel is in its part of the report, too.
+            Some((age, summary)) if !probe && age < FRESH && !self.is_outdated() => {
                 self.refresh_soon();
                 Ok(summary)
             }
@@ -228,7 +235,10 @@ impl Health {
         let tailscale = self.parts.tailscale.trouble().map(|reason| format!("tailscale: {reason}"));
         let bind = self.parts.listening.trouble().map(|reason| format!("bind: {reason}"));
         let found = disk.into_iter().chain(config).chain(log).chain(tls).chain(tailscale);
-        let found = found.chain(bind);
+        let models = self.parts.models.troubles().into_iter().map(|why| format!("model: {why}"));
+        let channels = self.parts.channels.troubles();
+        let channels = channels.into_iter().map(|why| format!("channel: {why}"));
+        let found = found.chain(bind).chain(models).chain(channels);
         let found: Vec<String> = found.collect();
         (!found.is_empty()).then_some(found)
     }
@@ -306,6 +316,12 @@ impl Health {
             count: overview.count,
             recent: overview.recent.iter().take(5).map(Into::into).collect(),
         }
+    }
+
+    /// Returns whether something else hinders the daemon than when the last report was made.
+    fn is_outdated(&self) -> bool {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().is_some_and(|(_, summary)| summary.degraded != self.degraded())
     }
 
     fn last_with_age(&self) -> Option<(Duration, HealthSummary)> {

@@ -30,7 +30,7 @@ use moltbotd::{
     logging::{Known, Logs, Settings},
     paths::{Paths, UserFolders, expand_home},
     private::Narrowed,
-    shutdown, state,
+    providers, shutdown, state,
     supervisor::{self, Supervisor},
 };
 use nix::sys::stat::{Mode, umask};
@@ -238,6 +238,7 @@ fn source(
             && !paths.is_usual_config(UserFolders::of_this_user().as_ref()),
         environment: environment.clone().with_credentials(paths.credentials_dir.as_deref())?,
         channel: Some(channels::check),
+        models: Some(providers::check),
         start: Some(StartCheck(Arc::new(start))),
     })
 }

@@ -20,6 +20,7 @@ mod faults;
 mod grants;
 mod handshake;
 mod harness;
+mod health;
 mod hostile;
 mod identity;
 mod import;

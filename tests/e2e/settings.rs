@@ -3,7 +3,12 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf};
 
-use moltbot_tests::{Client, Ctl, Daemon, Options, PATIENCE, daemon::TOKEN, programs};
+use moltbot_tests::{
+    Client, Ctl, Daemon, Options, PATIENCE,
+    daemon::TOKEN,
+    model_server::{ModelServer, Reply},
+    programs,
+};
 use serde_json::{Value, json};
 
 /// A file as a person writes it.
@@ -154,6 +159,62 @@ async fn an_editor_s_mistake_is_kept_and_can_be_gone_on_with() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("config edit --resume"), "{error}");
     assert_eq!(kept(), 1, "what was typed is kept");
+}
+
+#[tokio::test]
+async fn what_is_said_to_be_in_force_is_in_force_for_the_next_command() {
+    let server = ModelServer::start((0..3).map(|_| Reply::openai(&["from the new model"]))).await;
+    let config = json!({
+        "gateway": { "auth": { "token": TOKEN }, "reload": { "debounceMs": 1500 } },
+        "models": server.models("openai-completions"),
+    });
+    let daemon = Daemon::start_with(Options::with(config)).await;
+    let ctl = Ctl::beside(&daemon);
+    for (model, word) in [("scripted/m", "from the new model"), ("builtin/echo", "echo: hi")] {
+        let said = ctl.text(&["config", "set", "agents.defaults.model", model]).await;
+        assert!(said.contains("in force at once"), "{said}");
+        let answer = ctl.text(&["agent", "-m", "hi"]).await;
+        assert!(answer.contains(word), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_in_force_yet_is_not_said_to_be() {
+    let config = json!({ "gateway": { "auth": { "token": TOKEN }, "reload": { "mode": "off" } } });
+    let mut daemon = Daemon::start_with(Options::with(config)).await;
+    let ctl = Ctl::beside(&daemon);
+    let said = ctl.json(&["config", "set", "logging.level", "debug"]).await;
+    assert_eq!(said["inForce"], false, "{said}");
+    let said = ctl.text(&["config", "set", "logging.level", "warn"]).await;
+    assert!(said.contains("written, not in force yet"), "{said}");
+
+    daemon.stop().await;
+    let said = ctl.text(&["config", "set", "logging.level", "error"]).await;
+    assert!(said.contains("in force when the gateway starts"), "{said}");
+}
+
+#[tokio::test]
+async fn misspelt_keys_and_those_of_features_that_do_not_exist_are_warned_about() {
+    let daemon = Daemon::start().await;
+    let ctl = Ctl::beside(&daemon);
+    for (key, value, word) in [
+        ("agents.defaults.model.primry", "builtin/echo", "did you mean \"primary\"?"),
+        ("messages.groupChat.mentionPattern", "['x']", "did you mean \"mentionPatterns\"?"),
+        ("messages.groupChat.historyLimt", "5", "did you mean \"historyLimit\"?"),
+        ("cron.enabled", "true", "has no effect in this version"),
+        ("hooks.enabled", "true", "has no effect in this version"),
+    ] {
+        let written = ctl.run(&["config", "set", key, value]).await;
+        let checked = ctl.run(&["config", "check"]).await;
+        for output in [written, checked] {
+            let told = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{told}");
+            assert!(told.contains("warning") && told.contains(word), "{key}: {told}");
+        }
+    }
+    let said = ctl.run(&["config", "set", "cron", "{ enabled: false }"]).await;
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.contains("cron"), "what is switched off is off: {said}");
 }
 
 #[tokio::test]

@@ -233,8 +233,12 @@ async fn gateway(cx: &Context, is_fixed: bool, found: &mut Found) {
     match health(cx, is_fixed).await {
         Ok(health) => {
             for reason in health["degraded"].as_array().into_iter().flatten() {
-                let what = format!("degraded: {}", reason.as_str().unwrap_or_default());
-                found.add("gateway", "error", &place, what, Some("moltbotctl logs".into()));
+                let reason = reason.as_str().unwrap_or_default();
+                // The command that helps stands at the end, where there is one.
+                let (reason, command) =
+                    reason.rsplit_once("; run: ").unwrap_or((reason, "moltbotctl logs"));
+                let what = format!("degraded: {reason}");
+                found.add("gateway", "error", &place, what, Some(command.into()));
             }
         }
         Err(error) => {

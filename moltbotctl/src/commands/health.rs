@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     context::Context,
-    output::{Output, ago, cell},
+    output::{Output, ago, cell, clean},
 };
 
 /// Asks for the health report.
@@ -66,6 +66,10 @@ fn channel_line(out: Output, channel: &Value) -> String {
         } else {
             format!("{} - {}", out.verdict(false, "failed"), cell(channel, "/probe/error"))
         };
+    }
+    let trouble = channel.get("lastError").and_then(Value::as_str);
+    if let Some(why) = trouble.filter(|_| flag("running").is_some()) {
+        return out.verdict(false, &clean(why));
     }
     match (flag("configured"), flag("linked"), flag("running")) {
         (Some(false), ..) => "not configured".into(),

@@ -213,6 +213,7 @@ impl Conversation<'_> {
                     let result = self.listen(answer, is_last).await;
                     let usage = result.as_ref().ok().map(|spoken| spoken.usage);
                     self.agent.parts.models.note(&model.provider, usage, since.elapsed());
+                    self.agent.parts.models.note_outcome(&model, result.as_ref().err());
                     result
                 }
                 Err(error) => Err(error),

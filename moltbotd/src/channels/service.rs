@@ -490,6 +490,11 @@ impl ChannelHealth for Channels {
             report
         })
     }
+
+    fn troubles(&self) -> Vec<String> {
+        let running = locked(&self.running);
+        running.iter().filter_map(|running| running.trouble()).collect()
+    }
 }
 
 /// Shows nothing, for accounts that do not run.
@@ -586,6 +591,21 @@ impl Running {
         }
         summary.insert("lastProbeAt".into(), json!(state.last_probe_at));
         summary
+    }
+
+    /// Returns what hinders an account that is to run.
+    fn trouble(&self) -> Option<String> {
+        // A section without any token sets up nothing yet.
+        if !self.account.enabled || self.account.lacks.is_some() {
+            return None;
+        }
+        let why = self.state.get().last_error?;
+        let (label, account) = (self.entry.label, &self.account.id);
+        Some(if account == "default" {
+            format!("{label}: {why}")
+        } else {
+            format!("{label} ({account}): {why}")
+        })
     }
 
     /// The summary of the health report.

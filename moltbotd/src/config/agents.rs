@@ -1,7 +1,12 @@
 //! `agents`: who answers.
 
+use std::fmt;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
 use super::tools::{Sandbox, Tools};
 
@@ -69,7 +74,7 @@ impl Default for AgentDefaults {
 }
 
 /// A model, alone or with what replaces it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ModelChoice {
     /// `provider/model`.
@@ -82,6 +87,41 @@ pub enum ModelChoice {
         #[serde(default)]
         fallbacks: Vec<String>,
     },
+}
+
+/// By hand, because the derived way reads the value into a buffer first, and keys that nobody knows
+/// are not noticed in there: a misspelt `primary` would silently mean the built-in model.
+impl<'de> Deserialize<'de> for ModelChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Several {
+            primary: Option<String>,
+            fallbacks: Vec<String>,
+        }
+
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = ModelChoice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an object with \"primary\" and \"fallbacks\"")
+            }
+
+            fn visit_str<E: de::Error>(self, model: &str) -> Result<ModelChoice, E> {
+                Ok(ModelChoice::One(model.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelChoice, A::Error> {
+                let Several { primary, fallbacks } =
+                    Several::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ModelChoice::Several { primary, fallbacks })
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
 }
 
 /// An agent.

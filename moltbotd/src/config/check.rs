@@ -323,7 +323,8 @@ fn resets(session: &Session) -> Vec<(String, Reset)> {
 fn models(config: &Config, wrong: Wrong<'_>) {
     for (name, provider) in &config.models.providers {
         let url = &provider.base_url;
-        if !url.starts_with("http://") && !url.starts_with("https://") {
+        // A known provider needs none; where one is missing, its models cannot be asked.
+        if !url.is_empty() && !url.starts_with("http://") && !url.starts_with("https://") {
             wrong(
                 &format!("models.providers.{name}.baseUrl"),
                 "must start with http:// or https://".into(),

@@ -90,7 +90,6 @@ const ACCEPTED: &[&str] = &[
     "logging.consoleStyle",
     "messages.ackReaction",
     "messages.ackReactionScope",
-    "messages.groupChat",
     "messages.removeAckAfterReply",
     "models.bedrockDiscovery",
     "models.mode",
@@ -147,11 +146,19 @@ const TELEGRAM: &[&str] = &[
 /// is not among them.
 const WITHOUT_EFFECT: &[&str] = &[
     "agents.list.*.groupChat.historyLimit",
+    "approvals",
+    "audio",
     "bindings",
+    "broadcast",
+    "browser",
+    "canvasHost",
     "channels.telegram.accounts.*.groups.*.systemPrompt",
     "channels.telegram.accounts.*.groups.*.topics.*.systemPrompt",
     "channels.telegram.groups.*.systemPrompt",
     "channels.telegram.groups.*.topics.*.systemPrompt",
+    "cron",
+    "hooks",
+    "media",
     "messages.inbound",
     "messages.messagePrefix",
     "messages.queue",
@@ -161,6 +168,7 @@ const WITHOUT_EFFECT: &[&str] = &[
     "session.store",
     "session.typingIntervalSeconds",
     "session.typingMode",
+    "web",
 ];
 
 /// Older keys, and where their content belongs now.
@@ -199,8 +207,10 @@ pub(super) fn warnings(unknown: &[Path], further: &[String]) -> Vec<Issue> {
 /// Returns a warning for each key that is accepted and changes nothing.
 /// `sections` are those without a type, `unread` what the types do not know.
 pub(super) fn without_effect(unread: &[Path], sections: &Map<String, Value>) -> Vec<Issue> {
+    let is_off = |key: &str, value: &Value| key == "enabled" && *value == Value::Bool(false);
     let says_something = |value: &Value| match value {
-        Value::Object(section) => !section.is_empty(),
+        // What is switched off is off here, too.
+        Value::Object(section) => section.iter().any(|(key, value)| !is_off(key, value)),
         Value::Array(items) => !items.is_empty(),
         value => !value.is_null(),
     };

@@ -29,6 +29,8 @@ pub struct Source {
     pub environment: Environment,
     /// Reads a channel's section: channels know their own keys.
     pub channel: Option<ChannelCheck>,
+    /// Tells which models could not be asked: providers know that.
+    pub models: Option<ModelCheck>,
     /// Tells whether the daemon would start with it.
     pub start: Option<StartCheck>,
 }
@@ -45,6 +47,10 @@ impl std::fmt::Debug for StartCheck {
         f.write_str("StartCheck")
     }
 }
+
+/// Returns what is said about models that could not be asked: the key, and why. That is no reason to
+/// keep the daemon from running.
+pub type ModelCheck = fn(&Config) -> Vec<(String, String)>;
 
 /// Looks through the section of the channel with the given id.
 pub type ChannelCheck = fn(&str, &Value, &mut Findings<'_>);
@@ -182,6 +188,12 @@ impl Source {
             for (id, section) in &config.channels {
                 let at = Path::default().key("channels").key(id);
                 check(id, section, &mut Findings { at, report: &mut report });
+            }
+        }
+        if let Some(check) = self.models {
+            for (key, why) in check(&config) {
+                let Ok(key) = key.parse::<Path>();
+                report.warnings.push(Issue::at(&key, why));
             }
         }
         report.suggest();

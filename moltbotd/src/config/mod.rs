@@ -46,7 +46,7 @@ pub use self::{
     guard::Guard,
     issue::Issue,
     live::{Live, Plan, Trigger, gone, kept},
-    load::{ChannelCheck, Findings, Loaded, Refusal, Source, StartCheck},
+    load::{ChannelCheck, Findings, Loaded, ModelCheck, Refusal, Source, StartCheck},
     logging::{LogLevel, Logging},
     mentions::mention,
     messages::{GroupChat, Messages},

@@ -2,6 +2,7 @@
 
 pub mod echo;
 pub mod hosted;
+mod troubles;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +16,8 @@ use futures_util::Stream;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::troubles::LastFailures;
+pub use self::troubles::{Named, check, configured, named};
 use crate::{
     config,
     metrics::{Count, Durations},
@@ -33,6 +36,7 @@ pub struct Models {
     hosted: hosted::Hosted,
     /// By provider; only those that the configuration names get here.
     calls: Mutex<BTreeMap<String, Arc<Calls>>>,
+    failures: LastFailures,
 }
 
 /// Figures about the calls of one provider's models.
@@ -68,7 +72,13 @@ impl Models {
     pub fn new(config: Arc<config::Live>) -> Self {
         let echo: Arc<dyn Provider> = Arc::new(echo::Echo);
         let hosted = hosted::Hosted::default();
-        Self { config, built_in: vec![(echo::info(), echo)], hosted, calls: Mutex::default() }
+        Self {
+            config,
+            built_in: vec![(echo::info(), echo)],
+            hosted,
+            calls: Mutex::default(),
+            failures: LastFailures::default(),
+        }
     }
 
     /// Adds a model that needs no configuration.
@@ -103,6 +113,28 @@ impl Models {
             }
             None => calls.failed.one(),
         }
+    }
+
+    /// Notes how a call of a model ended. It counts until the next one.
+    pub fn note_outcome(&self, model: &ModelRef, error: Option<&ProviderError>) {
+        self.failures.note(&self.config.get(), model, error);
+    }
+
+    /// Returns what keeps models that the configuration names from answering, one line each, with
+    /// the command that helps.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let config = self.config.get();
+        let mut troubles = Vec::new();
+        for it in named(&config) {
+            let why = match self.find(&it.model) {
+                Err(error) => Some(troubles::explain(&it, &error)),
+                Ok(_) => self.failures.of(&config, &it.model),
+            };
+            // Several agents may name the same one.
+            troubles.extend(why.filter(|why| !troubles.contains(why)));
+        }
+        troubles
     }
 
     /// Returns figures about the calls, by provider.

@@ -4,7 +4,7 @@ use moltbot_protocol::methods::sessions::{SessionDefaults, SessionEntry};
 
 use crate::{
     config::{Config, ModelChoice},
-    providers::{ModelInfo, ModelRef, Models},
+    providers::{ModelInfo, ModelRef, Models, configured},
 };
 
 /// Answers where nothing is configured.
@@ -12,8 +12,6 @@ const BUILT_IN: (&str, &str) = ("builtin", "echo");
 /// What a provider offers is unknown until it is asked; the reference assumes
 /// the same.
 const CONTEXT_TOKENS: u64 = 200_000;
-/// The provider of a model that is named without one.
-const PROVIDER: &str = "anthropic";
 
 /// Returns the models to be tried, in their order: the conversation's own or
 /// the configured one, then those that replace it.
@@ -112,11 +110,6 @@ fn primary(choice: &ModelChoice) -> Option<&str> {
         ModelChoice::One(name) => Some(name),
         ModelChoice::Several { primary, .. } => primary.as_deref(),
     }
-}
-
-fn configured(name: &str) -> ModelRef {
-    ModelRef::parse(name)
-        .unwrap_or_else(|| ModelRef { provider: PROVIDER.into(), model: name.trim().into() })
 }
 
 fn own(entry: &SessionEntry) -> Option<ModelRef> {

@@ -22,6 +22,7 @@ use crate::{
     config::Source,
     environment::Environment,
     paths::{Choice, Paths, UserFolders},
+    providers,
 };
 
 /// Work on the state of a gateway.
@@ -127,6 +128,7 @@ impl Place {
             must_exist: false,
             environment: self.environment.clone(),
             channel: Some(channels::check),
+            models: Some(providers::check),
             start: None,
         }
     }

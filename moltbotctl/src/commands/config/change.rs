@@ -20,7 +20,7 @@ use moltbot_settings::{
 use nix::unistd::Uid;
 use serde_json::{Value, json};
 
-use super::judge::{self, Files};
+use super::judge::{self, Files, Standing};
 use crate::{
     context::{Context, helped},
     environment::Environment,
@@ -123,7 +123,7 @@ pub(super) async fn plan(cx: &Context, file: &Path) -> anyhow::Result<()> {
     }
     judge::accept(cx, Some(&planned), "the file could not be used; nothing was changed")?;
     if !cx.output.json {
-        show(cx, &planned, "It would change nothing.");
+        show(cx, &planned, Standing::InForce, "It would change nothing.");
     }
     Ok(())
 }
@@ -210,6 +210,10 @@ async fn install(cx: &Context, draft: Draft, by: &str, advice: &str) -> anyhow::
     judge::accept(cx, planned.as_ref(), advice)?;
     let entry = mendable(draft.install(by))?;
     let number = entry.map(|entry| entry.number);
+    let standing = match &planned {
+        Some(_) => judge::standing(cx).await,
+        None => Standing::NoGateway,
+    };
     if cx.output.json {
         cx.output.value(&json!({
             "ok": true,
@@ -217,6 +221,7 @@ async fn install(cx: &Context, draft: Draft, by: &str, advice: &str) -> anyhow::
             "files": files.keys().collect::<Vec<_>>(),
             "changes": planned.as_ref().map(|planned| &planned.changes),
             "warnings": planned.as_ref().map(|planned| &planned.warnings),
+            "inForce": standing == Standing::InForce,
         }));
         return Ok(());
     }
@@ -225,17 +230,22 @@ async fn install(cx: &Context, draft: Draft, by: &str, advice: &str) -> anyhow::
         cx.output.line(format!("Wrote {}{number}.", file.display()));
     }
     if let Some(planned) = &planned {
-        show(cx, planned, "It changes nothing that is in force.");
+        show(cx, planned, standing, "It changes nothing that is in force.");
+        if standing == Standing::Waits {
+            cx.output.remark("The gateway has not read the file yet; see: moltbotctl status");
+        }
     }
     Ok(())
 }
 
-fn show(cx: &Context, planned: &ConfigPlanned, nothing: &str) {
-    let effect = |effect: &str| match effect {
-        "hot" => "in force at once".to_owned(),
-        "channel" => "the channel starts anew".to_owned(),
-        "restart" => "needs a restart of the gateway".to_owned(),
-        other => other.to_owned(),
+fn show(cx: &Context, planned: &ConfigPlanned, standing: Standing, nothing: &str) {
+    let effect = |effect: &str| match (effect, standing) {
+        (_, Standing::NoGateway) => "in force when the gateway starts".to_owned(),
+        ("restart", _) => "needs a restart of the gateway".to_owned(),
+        ("hot" | "channel", Standing::Waits) => "written, not in force yet".to_owned(),
+        ("hot", Standing::InForce) => "in force at once".to_owned(),
+        ("channel", Standing::InForce) => "the channel starts anew".to_owned(),
+        (other, _) => other.to_owned(),
     };
     let row = |change: &moltbot_protocol::methods::config::ConfigChange| {
         vec![clean(&change.path), effect(&change.effect)]

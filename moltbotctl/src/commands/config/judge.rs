@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -21,6 +22,11 @@ use crate::{
 /// What is said where nobody knows the rules.
 pub(super) const UNJUDGED: &str =
     "moltbotd is not installed here: it checks the values when it reads the file.";
+
+/// How long a gateway may take to read a change. It waits a moment for further ones
+/// (`gateway.reload.debounceMs`).
+const READ_PATIENCE: Duration = Duration::from_secs(5);
+const READ_PAUSE: Duration = Duration::from_millis(50);
 
 /// What files are to say; `None` for one that is to go.
 pub(super) type Files = BTreeMap<PathBuf, Option<String>>;
@@ -104,6 +110,34 @@ async fn running(cx: &Context, request: &Value) -> Option<ConfigPlanned> {
     let planned: ConfigPlanned = serde_json::from_value(answer.ok()?).ok()?;
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.into());
     (real(Path::new(&planned.path)) == real(&cx.config.path)).then_some(planned)
+}
+
+/// Where a change stands that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// The running gateway has read it: what needs no restart is in force.
+    InForce,
+    /// It has not, or keeps it back (`gateway.reload.mode`).
+    Waits,
+    /// No gateway runs on this file.
+    NoGateway,
+}
+
+/// Waits until the running gateway has read the file as it is. It notices the change by itself;
+/// once it has, the file says nothing that a plan would put in force without a restart.
+pub(super) async fn standing(cx: &Context) -> Standing {
+    let until = Instant::now() + READ_PATIENCE;
+    loop {
+        let Some(planned) = running(cx, &json!({})).await else { return Standing::NoGateway };
+        let waits = planned.changes.iter().any(|change| change.effect != "restart");
+        if planned.valid && !waits {
+            return Standing::InForce;
+        }
+        if Instant::now() >= until {
+            return Standing::Waits;
+        }
+        tokio::time::sleep(READ_PAUSE).await;
+    }
 }
 
 fn request(files: &Files) -> Value {

@@ -129,7 +129,9 @@ async fn check(cx: &Context, file: Option<PathBuf>) -> anyhow::Result<()> {
         return Err(helped(lines.join("\n"), advice));
     }
     if !cx.output.json {
-        cx.output.line(if exists {
+        cx.output.line(if exists && !planned.warnings.is_empty() {
+            format!("{}: can be used; see the warnings.", planned.path)
+        } else if exists {
             format!("{}: good.", planned.path)
         } else {
             format!("{} is not there; defaults apply.", planned.path)

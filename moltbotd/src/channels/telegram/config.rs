@@ -331,6 +331,14 @@ pub(super) fn check(section: &Value, findings: &mut Findings<'_>) {
     for (id, account) in accounts.iter().filter_map(Value::as_object).flatten() {
         findings.read::<Settings>(account, &["accounts", id]);
     }
+    // A file that is not there is found now, not by the first message that nobody gets.
+    for account in self::accounts(section, None) {
+        if let (TokenSource::TokenFile, Err(why)) = (account.source, &account.token)
+            && account.settings.enabled
+        {
+            findings.odd(why.clone());
+        }
+    }
 }
 
 /// Reads the accounts of a section. A section that cannot be read makes one
@@ -418,6 +426,10 @@ fn token(
 }
 
 fn read_token(path: &std::path::Path, place: &str) -> Result<Secret, String> {
+    // A pipe would be waited for.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(format!("{place}.tokenFile is not a regular file; check the path"));
+    }
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("cannot read {place}.tokenFile: {error}; check the path"))?;
     let token = text.trim();

@@ -1,5 +1,7 @@
 //! Which server a model is asked at, in which dialect, and with which key.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use genai::{
     ModelIden, ServiceTarget,
     adapter::AdapterKind,
@@ -151,6 +153,32 @@ pub(super) fn find(config: &Config, model: &ModelRef) -> Result<Target, Provider
             .and_then(|provider| provider.models.iter().find(|entry| entry.id == model.model))
             .cloned(),
     })
+}
+
+impl Target {
+    /// Returns a number that another server, dialect, key or header would change.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let Self { service, headers, .. } = self;
+        service.endpoint.base_url().hash(&mut hasher);
+        format!("{:?}", service.model.adapter_kind).hash(&mut hasher);
+        service.auth.single_key_value().ok().hash(&mut hasher);
+        headers.hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Returns what is wrong with a provider's entry by itself: the key below it, and why.
+pub(super) fn oddities(name: &str, provider: &Provider) -> Vec<(&'static str, String)> {
+    let known = known(name);
+    let mut found = Vec::new();
+    if let Err(error) = dialect(name, Some(provider), known, "") {
+        found.push(("api", error.to_string()));
+    }
+    if known.is_none() && provider.base_url.trim().is_empty() {
+        found.push(("baseUrl", format!("models.providers.{name}.baseUrl is missing")));
+    }
+    found
 }
 
 /// Shorter values are no secrets, and hiding them would garble messages.

@@ -26,7 +26,7 @@ use self::{
 use super::{
     Answer, Chunk, ModelRef, Prompt, Provider, ProviderError, StopReason, ToolCall, Turn, Usage,
 };
-use crate::config::Config;
+use crate::config::{self, Config};
 
 const ATTEMPTS: u32 = 3;
 
@@ -83,6 +83,11 @@ impl Hosted {
         Ok(Arc::new(Model { hosted: self.clone(), target }))
     }
 
+    /// Returns a number that changes with how a model is asked; `None` for one that cannot be.
+    pub(super) fn fingerprint(config: &Config, model: &ModelRef) -> Option<u64> {
+        endpoint::find(config, model).ok().map(|target| target.fingerprint())
+    }
+
     async fn client(&self) -> Result<&Client, String> {
         let timing = self.timing;
         self.client
@@ -93,6 +98,16 @@ impl Hosted {
             })
             .await
     }
+}
+
+/// Tells why a model cannot be asked, as far as the configuration alone shows it.
+pub(super) fn check(config: &Config, model: &ModelRef) -> Result<(), ProviderError> {
+    endpoint::find(config, model).map(drop)
+}
+
+/// Returns what is wrong with a provider's entry by itself: the key below it, and why.
+pub(super) fn oddities(name: &str, provider: &config::Provider) -> Vec<(&'static str, String)> {
+    endpoint::oddities(name, provider)
 }
 
 fn client(timing: Timing) -> reqwest::Result<Client> {
