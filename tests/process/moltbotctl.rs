@@ -206,6 +206,11 @@ fn a_broken_configuration_is_named_with_line_and_column() {
 fn the_path_of_the_configuration_follows_the_profile() {
     let home = home();
     let output = moltbotctl(home.path(), &["config", "path", "--profile", "lab", "--json"]);
+    assert!(text(&output.stderr).contains("there is no profile lab"), "{}", text(&output.stderr));
+
+    let output = moltbotctl(home.path(), &["profile", "create", "lab"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = moltbotctl(home.path(), &["config", "path", "--profile", "lab", "--json"]);
     let path = json(&output)["path"].as_str().unwrap().to_owned();
     assert!(path.ends_with("/moltbot-lab/moltbot.json"), "{path}");
     let output = moltbotctl(home.path(), &["config", "path", "--profile", "../x"]);
