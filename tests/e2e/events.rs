@@ -73,8 +73,9 @@ async fn a_stalled_client_is_dropped_and_others_are_not() {
     reading.call("chat.send", said("/status", 0)).await.unwrap();
     reading.event_where("chat", |payload| payload["state"] == "final").await;
     let fill = "x".repeat(200_000);
-    // The kernel's own buffers take some megabytes before the daemon's fill up.
-    for _ in 0..100 {
+    // The kernel's own buffers take some megabytes before the daemon's fill up, and a client that
+    // might only be behind is given sixteen times its limit.
+    for _ in 0..200 {
         let note = json!({ "sessionKey": "agent:main:main", "message": fill });
         reading.call("chat.inject", note).await.unwrap();
         reading.take_read();
@@ -82,6 +83,31 @@ async fn a_stalled_client_is_dropped_and_others_are_not() {
     let closed = stalled.closed().await;
     assert!(closed == (1008, "slow consumer".to_owned()) || closed.0 == 1006, "{closed:?}");
     reading.call("health", json!({})).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_burst_of_long_messages_closes_no_client_that_reads() {
+    let daemon = Daemon::start().await;
+    let control = Client::open_control(&daemon.control_socket()).await.unwrap();
+    let mut control = control.introduce(Connect::operator()).await.unwrap();
+    let mut reader = daemon.operator().await;
+    let mut writer = daemon.operator().await;
+    let long = "words ".repeat(60_000);
+    let mut calls = Vec::new();
+    for number in 0..3 {
+        let session = format!("agent:main:burst-{number}");
+        let send = json!({ "sessionKey": session, "message": long, "idempotencyKey": session });
+        calls.push(writer.send("chat.send", send).await);
+    }
+    for call in calls {
+        writer.answer(&call).await.unwrap();
+    }
+    for client in [&mut control, &mut reader] {
+        for _ in 0..3 {
+            client.event_where("chat", |payload| payload["state"] == "final").await;
+        }
+        client.call("health", json!({})).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -5,10 +5,11 @@ use std::{
     collections::VecDeque,
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use moltbot_protocol::Delivery;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use super::answers::{AnswerBudget, Charge};
@@ -21,6 +22,14 @@ const ENOUGH_ANSWERS: usize = 16 * 1024 * 1024;
 /// Bytes of unread answers with which a client is sent away. Calls that were
 /// started together may each have a larger answer than was expected.
 const MOST_ANSWERS: usize = 2 * ENOUGH_ANSWERS;
+
+/// How long nothing may have been written before a client over its limit counts as one that does
+/// not read. A burst can fill a queue before its writer has a turn: without this, whoever may
+/// start a run could have every other client closed, the control socket and the nodes included.
+const STALLED: Duration = Duration::from_secs(2);
+/// How many times the limit a client that does read may be behind. Events are shared by all
+/// clients, so what many of them are behind is held once.
+const BURST: usize = 16;
 
 /// Frames waiting for, or on their way to, one socket.
 #[derive(Debug)]
@@ -42,7 +51,21 @@ struct Queue {
     answers: usize,
     /// Bytes that the answers of started calls are expected to have.
     expected: usize,
+    /// When bytes were last written, or the first of those that wait were queued.
+    moved_at: Option<Instant>,
     end: Option<End>,
+}
+
+impl Queue {
+    /// Returns the bytes of events, which alone count against the limit: a client that is being
+    /// sent a long answer it asked for is not slow.
+    fn events(&self) -> usize {
+        self.bytes.saturating_sub(self.answers)
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.moved_at.is_some_and(|at| at.elapsed() >= STALLED)
+    }
 }
 
 /// A frame with the memory that it takes. Events are shared by all clients;
@@ -169,10 +192,12 @@ impl Outbox {
             return Push::Closed;
         }
         // A single frame larger than the limit is let through when nothing else waits.
-        let full = queue.bytes > 0 && queue.bytes + text.len() > self.limit;
+        let events = queue.events();
+        let full = events > 0 && events + text.len() > self.limit;
+        let too_far = full && events + text.len() > self.limit.saturating_mul(BURST);
         match delivery {
             Delivery::Skippable if full => return Push::Skipped,
-            Delivery::Required if full => {
+            Delivery::Required if too_far || (full && queue.is_stalled()) => {
                 drop(queue);
                 self.close(Close::SLOW_CONSUMER);
                 return Push::Overflowed;
@@ -185,6 +210,9 @@ impl Outbox {
             _ => {}
         }
 
+        if queue.bytes == 0 {
+            queue.moved_at = Some(Instant::now());
+        }
         let is_answer = matches!(delivery, Delivery::Answer);
         let charge = is_answer.then(|| self.budget.charge(text.len()));
         queue.bytes += text.len();
@@ -292,6 +320,7 @@ impl Outbox {
         let mut queue = self.queue();
         queue.bytes = queue.bytes.saturating_sub(bytes);
         queue.answers = queue.answers.saturating_sub(answers);
+        queue.moved_at = Some(Instant::now());
         drop(queue);
         self.drained.notify_waiters();
     }
@@ -345,12 +374,33 @@ mod tests {
         assert!(!outbox.is_closed());
     }
 
-    #[test]
-    fn a_full_queue_closes_a_client_that_would_miss_state() {
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_closes_a_client_that_would_miss_state_and_does_not_read() {
         let outbox = Outbox::new(10);
         outbox.push("12345678".into(), Delivery::Required);
+        tokio::time::advance(STALLED).await;
         assert_eq!(outbox.push("12345678".into(), Delivery::Required), Push::Overflowed);
         assert_eq!(outbox.push("1".into(), Delivery::Required), Push::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_closes_no_client_that_reads_but_does_not_grow_without_end() {
+        let outbox = Outbox::new(10);
+        for _ in 0..BURST {
+            assert_eq!(outbox.push("1234567890".into(), Delivery::Required), Push::Queued);
+        }
+        tokio::time::advance(STALLED).await;
+        outbox.written(10, 0);
+        assert_eq!(outbox.push("1234567890".into(), Delivery::Required), Push::Queued);
+        assert_eq!(outbox.push("1".into(), Delivery::Required), Push::Overflowed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_answer_on_its_way_makes_nobody_a_slow_consumer() {
+        let outbox = Outbox::new(10);
+        outbox.push("a long answer that was asked for".into(), Delivery::Answer);
+        tokio::time::advance(STALLED).await;
+        assert_eq!(outbox.push("12345678".into(), Delivery::Required), Push::Queued);
     }
 
     #[test]
@@ -395,7 +445,7 @@ mod tests {
         outbox.room().await;
         let second = outbox.expect(5);
         let mut room = Box::pin(outbox.room());
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(1), &mut room).await;
+        let waits = tokio::time::timeout(Duration::from_millis(1), &mut room).await;
         assert!(waits.is_err(), "two answers are expected");
         drop((first, second));
         room.await;

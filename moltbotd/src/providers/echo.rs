@@ -24,6 +24,9 @@ const HINT: &str = "(builtin/echo: no model is configured. Set `agents.defaults.
 /// Everybody who watches a run gets every piece, so a long answer has larger
 /// ones rather than more.
 const MAX_PIECES: usize = 64;
+/// Every piece is sent with all that was said before it, so a very long answer has few.
+const LONG_ANSWER: usize = 64 * 1024;
+const MAX_LONG_PIECES: usize = 8;
 
 /// Returns the name of the built-in model.
 #[must_use]
@@ -131,7 +134,8 @@ fn tool_call(text: &str, id: String) -> Result<(ToolCall, &str), String> {
 
 fn say(text: &str) -> Vec<Chunk> {
     let words: Vec<&str> = text.split_inclusive(char::is_whitespace).collect();
-    let per_piece = words.len().div_ceil(MAX_PIECES).max(1);
+    let most = if text.len() > LONG_ANSWER { MAX_LONG_PIECES } else { MAX_PIECES };
+    let per_piece = words.len().div_ceil(most).max(1);
     let pieces = words.chunks(per_piece).map(|piece| Chunk::Text(piece.concat()));
     pieces.chain([end(StopReason::Stop)]).collect()
 }
