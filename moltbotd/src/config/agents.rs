@@ -128,10 +128,14 @@ impl<'de> Deserialize<'de> for ModelChoice {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Agent {
+    // Guarded, as is `default`: another agent in the place of one with fewer tools would lift what
+    // that one may not do.
     /// Its id: letters, digits, `-` and `_`.
+    #[schemars(extend("x-guarded" = true))]
     pub id: String,
     /// Whether it answers when nobody else is named.
     #[serde(default)]
+    #[schemars(extend("x-guarded" = true))]
     pub default: bool,
     /// Its name for people.
     #[serde(default)]

@@ -131,8 +131,17 @@ impl Config {
 
 /// Those of [`OTHER_SECTIONS`] that decide what is run, who may have it run, or which code is part
 /// of the gateway; see [`guard`].
-const GUARDED_SECTIONS: &[&str] =
-    &["approvals", "browser", "canvasHost", "hooks", "nodeHost", "plugins", "skills", "update"];
+const GUARDED_SECTIONS: &[&str] = &[
+    "approvals",
+    "bindings",
+    "browser",
+    "canvasHost",
+    "hooks",
+    "nodeHost",
+    "plugins",
+    "skills",
+    "update",
+];
 
 /// Sections of the reference that are kept as they are, what a change of
 /// them takes, and what they are for.

@@ -12,6 +12,7 @@ pub struct Session {
     /// `per-sender` or `global`.
     pub scope: Option<String>,
     /// Whether direct chats share a session.
+    #[schemars(extend("x-guarded" = true))]
     pub dm_scope: DmScope,
     /// When a conversation starts anew.
     pub reset: Option<Reset>,

@@ -42,12 +42,16 @@ pub(crate) struct Settings {
     #[schemars(extend("x-guarded" = true))]
     pub(super) api_root: String,
     /// Who may write in direct chats.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) dm_policy: DmPolicy,
     /// Ids or usernames that may write; `*` for everybody.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) allow_from: Vec<Id>,
     /// Who may write in groups; `allowFrom` when absent.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) group_allow_from: Option<Vec<Id>>,
     /// Which senders are heard in groups.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) group_policy: Option<GroupPolicy>,
     /// Settings by chat id, `*` for all others. When present, other groups are
     /// not heard.
@@ -85,6 +89,7 @@ pub(crate) struct Settings {
     #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`: `owner`, `admitted`, `schedule`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
     /// Tools of direct chats, by the person's id, `*` for all others.
     pub(super) direct: BTreeMap<String, DirectTools>,
@@ -211,6 +216,7 @@ pub(super) struct Group {
     /// Whether only messages that mention the bot are answered.
     pub(super) require_mention: Option<bool>,
     /// Who may write, instead of the account's list.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) allow_from: Option<Vec<Id>>,
     /// Settings by topic id.
     pub(super) topics: BTreeMap<String, Topic>,
@@ -218,8 +224,10 @@ pub(super) struct Group {
     #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// Tools by sender, instead of those of the group: `id:7`, `username:ann`, `name:Ann`, `*`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) tools_by_sender: BTreeMap<String, ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
 }
 
@@ -231,6 +239,7 @@ pub(super) struct DirectTools {
     #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
 }
 
@@ -243,11 +252,13 @@ pub(super) struct Topic {
     /// Whether only messages that mention the bot are answered.
     pub(super) require_mention: Option<bool>,
     /// Who may write, instead of the group's list.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) allow_from: Option<Vec<Id>>,
     /// Tools of the topic, within those of the group.
     #[schemars(extend("x-guarded" = true))]
     pub(super) tools: Option<ToolPolicy>,
     /// For whom a tool may change something, by tool or `*`.
+    #[schemars(extend("x-guarded" = true))]
     pub(super) act_for: BTreeMap<String, Vec<AskerKind>>,
 }
 
