@@ -18,7 +18,7 @@ use std::{
 };
 
 use moltbot_protocol::{
-    Event, Text,
+    Event, Scope, Text,
     events::{
         node::{NodeInvokeCancel, NodeInvokeRequest},
         voicewake::VoicewakeChanged,
@@ -402,7 +402,7 @@ impl Nodes {
         let event = NodeInvokeRequest {
             id: uuid::Uuid::new_v4().to_string(),
             node_id: node.caller.node_id().to_owned(),
-            params_json: params_text(&invoke.command, invoke.params),
+            params_json: params_text(&invoke.command, invoke.params, invoke.asked_by.as_deref()),
             command: invoke.command,
             timeout_ms: invoke.timeout_ms,
             idempotency_key: invoke.idempotency_key,
@@ -441,13 +441,20 @@ impl Drop for Waiting<'_> {
 }
 
 /// Returns parameters as the text that nodes expect.
-fn params_text(command: &str, params: Option<Value>) -> Option<String> {
+///
+/// A node reports what it ran to the session that the call names, and a report makes the session's
+/// next message one with words of others. Only an administrator chooses that session: anybody else
+/// could keep the owner's tools from acting.
+fn params_text(command: &str, params: Option<Value>, asked_by: Option<&Caller>) -> Option<String> {
     let mut params = params?;
     if command == "system.run"
         && let Value::Object(fields) = &mut params
     {
         for field in APPROVAL_FIELDS {
             fields.shift_remove(field);
+        }
+        if asked_by.is_some_and(|caller| !caller.scopes.holds(Scope::Admin)) {
+            fields.shift_remove("sessionKey");
         }
     }
     Some(params.to_string())

@@ -276,6 +276,32 @@ async fn fields_of_an_approval_are_dropped_from_what_clients_send() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_an_administrator_chooses_the_session_that_a_node_reports_to() {
+    let world = world();
+    let (_, outbox) = world.connect("c1", "dev").await;
+    for (scope, sent) in [
+        (Scope::Write, r#"{"command":["id"]}"#),
+        (Scope::Admin, r#"{"command":["id"],"sessionKey":"agent:main:main"}"#),
+    ] {
+        let caller = Caller {
+            role: Role::Operator,
+            scopes: Scopes::of(&[scope]),
+            ..(*caller("c2", "operator")).clone()
+        };
+        let invoke = Invoke {
+            node_id: "dev".into(),
+            command: "system.run".into(),
+            params: Some(json!({ "command": ["id"], "sessionKey": "agent:main:main" })),
+            asked_by: Some(Arc::new(caller)),
+            ..Invoke::default()
+        };
+        let nodes = Arc::clone(&world.nodes);
+        let _call = tokio::spawn(async move { nodes.invoke(invoke).await });
+        assert_eq!(next(&outbox).await["payload"]["paramsJSON"], sent);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn policy_is_asked_before_anything_is_sent() {
     let world = world();
     let (_, _outbox) = world.connect("c1", "dev").await;
@@ -368,7 +394,7 @@ async fn a_node_asks_is_approved_and_verified_in_the_older_way() {
     let operator = Arc::new(Outbox::new(1 << 20));
     let person = Caller {
         role: Role::Operator,
-        scopes: Scopes::of(&[moltbot_protocol::Scope::Pairing]),
+        scopes: Scopes::of(&[Scope::Pairing]),
         ..(*caller("op", "person")).clone()
     };
     world.bus.attach(Arc::new(person), Arc::clone(&operator));

@@ -127,8 +127,13 @@ impl<'a> Rules<'a> {
     #[must_use]
     pub fn of(config: &'a Config, place: &'a Whereabouts) -> Self {
         let mut rules = Self { config, place, layers: Vec::new(), act_for: Vec::new() };
-        let mut agents = config.agents.list.iter().enumerate();
-        let agent = agents.find(|(_, it)| it.id.eq_ignore_ascii_case(&place.agent_id));
+        // Any name makes a session, so a name that is not listed must not be a way around the lists
+        // of the agent that answers everybody else.
+        let named = |id: &str| {
+            let mut agents = config.agents.list.iter().enumerate();
+            agents.find(|(_, agent)| agent.id.eq_ignore_ascii_case(id))
+        };
+        let agent = named(&place.agent_id).or_else(|| named(&config.agents.default_id()));
         let agent = agent.map(|(index, agent)| (format!("agents.list[{index}]"), agent));
 
         rules.add_channel();
@@ -599,7 +604,10 @@ mod tests {
             json!({ "tools": { "profile": "full", "allow": [], "deny": ["browser"] } }),
             json!({ "tools": { "profile": "minimal", "alsoAllow": ["nodes"] } }),
             json!({ "tools": { "allow": ["group:nodes"] } }),
-            json!({ "agents": { "list": [{ "id": "family", "tools": { "deny": ["nodes"] } }] } }),
+            json!({ "agents": { "list": [
+                { "id": "main" },
+                { "id": "family", "tools": { "deny": ["nodes"] } },
+            ] } }),
             json!({ "tools": { "byProvider": { "mock": { "deny": ["nodes"] } } } }),
             json!({ "channels": { "telegram": { "groups": { "-6": { "tools": { "deny": ["nodes"] } } } } } }),
             json!({ "channels": { "telegram": { "groups": {
@@ -618,6 +626,20 @@ mod tests {
         let by_model = json!({ "tools": { "byProvider": { "mock/one": { "deny": ["nodes"] } } } });
         let model = Whereabouts { model: Some("mock/one".into()), ..place() };
         assert_eq!(withheld(by_model, &model).as_deref(), Some("tools.byProvider.mock/one.deny"));
+    }
+
+    #[test]
+    fn a_name_that_no_agent_has_escapes_no_list() {
+        let restricted = json!({ "agents": { "list": [
+            { "id": "family" },
+            { "id": "main", "default": true, "tools": { "deny": ["nodes"] } },
+        ] } });
+        let invented = Whereabouts { agent_id: "zzz".into(), ..place() };
+        let key = withheld(restricted.clone(), &invented);
+        assert_eq!(key.as_deref(), Some("agents.list[1].tools.deny"));
+
+        let listed = Whereabouts { agent_id: "family".into(), ..place() };
+        assert_eq!(withheld(restricted, &listed), None);
     }
 
     #[test]
