@@ -261,7 +261,7 @@ impl Outbox {
         }
     }
 
-    /// Waits for frames and takes some of them, about [`BATCH`] bytes: the rest
+    /// Waits for frames and takes some of them, about `BATCH` bytes: the rest
     /// can still be dropped. Returns the goodbye once a finished queue is empty.
     pub async fn take(&self, frames: &mut VecDeque<Outgoing>) -> Option<Close> {
         loop {

@@ -45,7 +45,7 @@ pub struct Waits {
     pub worst: Duration,
     /// The part of the attack during which that was.
     pub worst_during: String,
-    /// The longest wait since [`CleanClients::begin`] was last called.
+    /// The longest wait since `CleanClients::begin` was last called.
     pub worst_of_phase: Duration,
 }
 
