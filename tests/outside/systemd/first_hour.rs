@@ -2,8 +2,6 @@
 //! just installed them, and what must not happen then. One machine for all of
 //! it, in the order in which it is typed.
 
-use std::sync::{Mutex, PoisonError};
-
 use serde_json::Value;
 
 use super::machine::{Machine, Suite};
@@ -11,10 +9,8 @@ use super::machine::{Machine, Suite};
 const FILE: &str = "/etc/moltbot/moltbot.json";
 const COPIES: &str = "/etc/moltbot/moltbot.json.backups";
 
-static DEFAULT_PORT: Mutex<()> = Mutex::new(());
-
 pub(super) fn story(suite: Suite) {
-    let machine = Machine::boot(suite, "first-hour");
+    let machine = Machine::boot_alone(suite, "first-hour");
     machine.sh(
         "dpkg -i /packages/*-1_*.deb; useradd --create-home alice; loginctl enable-linger alice",
     );
@@ -155,17 +151,18 @@ fn a_mistyped_profile_makes_nothing(machine: &Machine) {
 }
 
 fn a_profile_without_a_port_ends_with_what_helps(machine: &Machine) {
-    // The default port is taken: by the test, or by whatever this host runs there. The machines share
-    // it, so one story must not see that of the other let go.
-    let alone = DEFAULT_PORT.lock().unwrap_or_else(PoisonError::into_inner);
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 18789));
+    // Another program has the default port.
+    machine.sh("systemd-run --quiet --unit=taken perl -MIO::Socket::INET -e \
+             'my $socket = IO::Socket::INET->new(LocalAddr => \"127.0.0.1:18789\", Listen => 1) \
+              or die; sleep' ; \
+         until grep -q ':4965 .* 0A ' /proc/net/tcp; do sleep 0.05; done");
     machine.fails("systemctl start moltbotd@lab");
     assert_eq!(machine.property("moltbotd@lab", "ExecMainStatus"), "78");
     assert_eq!(machine.property("moltbotd@lab", "NRestarts"), "0");
     assert_eq!(machine.property("moltbotd@lab", "ActiveState"), "failed");
     let log = machine.sh("journalctl -u moltbotd@lab --no-pager");
     assert!(log.contains("moltbotctl profile create lab"), "{log}");
-    drop((taken, alone));
+    machine.sh("systemctl stop taken");
 
     let port = moltbot_tests::ports::free();
     machine.sh(&format!("moltbotctl profile create lab --port {port} --start"));

@@ -38,13 +38,15 @@ impl Suite {
 }
 
 /// A booted machine, destroyed when dropped. It shares this host's network, so
-/// that the tests can be its gateways' clients.
+/// that the tests can be its gateways' clients, unless it was booted alone.
 #[derive(Debug)]
 pub(super) struct Machine {
     suite: Suite,
     name: String,
     /// What else it sees of this host: a folder, and where.
     bind: Option<(PathBuf, &'static str)>,
+    /// `host`, or `private` for a loopback of its own.
+    network: &'static str,
     /// Where the gateway of the default profile listens.
     pub(super) port: u16,
 }
@@ -55,14 +57,29 @@ impl Machine {
         Self::boot_with(suite, story, None)
     }
 
+    /// Boots a fresh machine with a loopback of its own, where the default port is free whatever
+    /// runs on this host.
+    pub(super) fn boot_alone(suite: Suite, story: &str) -> Self {
+        Self::boot_in("private", suite, story, None)
+    }
+
     /// Boots a fresh machine that sees a folder of this host.
     pub(super) fn boot_with(
         suite: Suite,
         story: &str,
         bind: Option<(PathBuf, &'static str)>,
     ) -> Self {
+        Self::boot_in("host", suite, story, bind)
+    }
+
+    fn boot_in(
+        network: &'static str,
+        suite: Suite,
+        story: &str,
+        bind: Option<(PathBuf, &'static str)>,
+    ) -> Self {
         let name = format!("{story}-{}-{}", suite.name(), id());
-        let machine = Self { suite, name, bind, port: ports::free() };
+        let machine = Self { suite, name, bind, network, port: ports::free() };
         machine.host(&["prepare"]);
         machine.host(&["boot"]);
         machine
@@ -176,7 +193,7 @@ impl Machine {
             .env("SDHOST_SUITE", self.suite.name())
             .env("SDHOST_PACKAGES", self.suite.packages())
             .env("SDHOST_NAME", &self.name)
-            .env("SDHOST_NET", "host")
+            .env("SDHOST_NET", self.network)
             .env("SDHOST_BIND", self.binds());
         command
     }
