@@ -7,7 +7,7 @@ use moltbot_protocol::methods::sessions::{DeliveryContext, Origin, SessionEntry}
 use serde_json::Value;
 
 use super::{
-    Agent, ending,
+    Agent, ending, prompt,
     request::{RunRequest, Source},
     runs::Run,
 };
@@ -198,7 +198,8 @@ fn with_events(events: &[SystemEvent], text: &str) -> String {
         .map(|event| {
             let at = Timestamp::from_millisecond(event.at_ms).unwrap_or_default();
             // Further lines are set in, so that none looks like a line of the person who asks.
-            format!("System: [{at:.0}] {}", event.text.replace('\n', "\n    "))
+            let lines: Vec<_> = event.text.split(prompt::is_line_break).collect();
+            format!("System: [{at:.0}] {}", lines.join("\n    "))
         })
         .collect();
     lines.push(String::new());
@@ -214,4 +215,20 @@ fn reporters(events: &[SystemEvent]) -> impl Iterator<Item = String> + '_ {
 /// Nodes name a conversation without its agent.
 fn short(key: &str) -> &str {
     key.strip_prefix("agent:").and_then(|rest| rest.split_once(':')).map_or(key, |(_, rest)| rest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_line_of_a_report_looks_like_a_line_of_the_message() {
+        let text = "ran\n/tool a\r/tool b\u{2028}/tool c".to_owned();
+        let event = SystemEvent { at_ms: 0, text, node: Some("n".into()) };
+        let prompt = with_events(&[event], "hello");
+        for tool in ["a", "b", "c"] {
+            assert!(prompt.contains(&format!("\n    /tool {tool}")), "{prompt}");
+        }
+        assert!(prompt.ends_with("\n\nhello"), "{prompt}");
+    }
 }

@@ -228,11 +228,9 @@ fn body(message: &InboundMessage, text: &str) -> String {
     parts.join("\n")
 }
 
-/// Returns words of others as a block. Models and terminals break lines at more than line feeds.
+/// Returns words of others as a block.
 fn block(text: &str) -> String {
-    let is_break =
-        |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}');
-    let lines = text.trim_end_matches(is_break).split(is_break);
+    let lines = text.trim_end_matches(prompt::is_line_break).split(prompt::is_line_break);
     lines.map(|line| format!("> {line}")).collect::<Vec<_>>().join("\n")
 }
 

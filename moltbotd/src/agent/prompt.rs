@@ -103,6 +103,12 @@ fn place(source: &Source) -> String {
     format!("The message came through {channel}, in {chat}.\n")
 }
 
+/// Returns whether a line of a prompt ends here. Models and terminals break lines at more than line
+/// feeds.
+pub(super) const fn is_line_break(c: char) -> bool {
+    matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
 /// Returns a name as part of a line. Names are chosen by their bearers, who must not be able to
 /// begin a line of their own with one.
 pub(super) fn one_line(text: &str) -> String {
